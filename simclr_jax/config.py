@@ -1,0 +1,719 @@
+"""The schema of a run: frozen dataclasses, the only defaults there are.
+
+A config file in `configs/` builds a `Config` from differences to these
+defaults and hands it to the command line as an `ml_collections.ConfigDict`
+(`to_config_dict`), where `--config.optim.base_lr=0.3` overrides it. The command
+turns it back with `from_config_dict`, which reports every unknown field, wrong
+type and impossible combination in one `ValueError`.
+
+Fields hold primary values only (what a person decides). What follows from them
+(steps, peak learning rate, per-device batch) is derived after the overrides in
+`simclr_jax.resolve`. This file imports neither JAX nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from simclr_jax import durations
+
+DATA_SOURCES = ('tfds', 'folder', 'digits', 'procedural')
+BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
+PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Where images come from.
+
+  Attributes:
+    source: 'tfds', 'folder', 'digits' (scikit-learn's, no download) or
+      'procedural' (generated, with known invariances; for tests).
+    name: TFDS data set, e.g. 'imagenet2012' or 'imagenet2012_subset/1pct'.
+    data_dir: TFDS data directory; '' is TFDS's own default.
+    path: Folder of images, for source 'folder'.
+    labels_from: For source 'folder': 'none', or 'folders' to use the first
+      folder level below `path` (below `path`/split for evaluation) as class.
+    image_key: TFDS feature that holds the image.
+    label_key: TFDS feature that holds the integer label; '' for none.
+    train_split: Split to pretrain on, in TFDS syntax ('train', 'train[:10%]').
+      For a folder: a sub-folder of `path`, or '' for all of it.
+    test_split: Held-out split for probe and kNN, same syntax; '' for none.
+    image_size: Side of the square views and evaluation images, in pixels.
+    max_bad_fraction: Share of unreadable files (0..1) from which on a folder
+      is refused; below it they are counted, listed and skipped.
+    num_workers: Parallel calls that read, decode and augment; 0 lets tf.data
+      choose.
+    prefetch_batches: Batches kept ready on the host.
+  """
+
+  source: str = 'tfds'
+  name: str = ''
+  data_dir: str = ''
+  path: str = ''
+  labels_from: str = 'none'
+  image_key: str = 'image'
+  label_key: str = 'label'
+  train_split: str = 'train'
+  test_split: str = 'test'
+  image_size: int = 224
+  max_bad_fraction: float = 0.01
+  num_workers: int = 0
+  prefetch_batches: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+  """How one image becomes views; defaults are the official ImageNet values.
+
+  The order is crop, flip, jitter, grey, clip, blur, solarize, clip (official
+  data_util.py:preprocess_for_train; solarize as in BYOL, which puts it last).
+
+  Attributes:
+    crop_sampler: 'official' (tf.image.sample_distorted_bounding_box with
+      min_object_covered 0.1: height and aspect uniform, 100 tries, else the
+      whole image) or 'torchvision' (RandomResizedCrop: area uniform, aspect
+      log-uniform, 10 tries, else a centre crop of allowed aspect) or 'none'
+      (resize the whole image).
+    crop_area: Least and largest crop area as a share of the image.
+    crop_aspect: Least and largest aspect ratio (width / height).
+    resize: 'bicubic' or 'bilinear', without antialias as in the official code.
+    flip_prob: Probability of a horizontal flip.
+    jitter_prob: Probability that the colour jitter is applied at all.
+    jitter_strength: Factor s on the four strengths below.
+    brightness, contrast, saturation, hue: Strengths at s = 1; hue in turns.
+    jitter_order: 'random' (uniform over the 24 orders) or 'fixed'
+      (brightness, contrast, saturation, hue).
+    brightness_mode: 'multiplicative' (SimCLR v2, torchvision) or 'additive'
+      (SimCLR v1's code).
+    color_ops: 'official' (contrast about the per-channel mean, saturation in
+      HSV) or 'torchvision' (contrast about the mean grey value, saturation
+      blends with grey).
+    gray_prob: Probability of dropping the colour.
+    blur_prob: Probability of a Gaussian blur.
+    blur_sigma: Least and largest sigma in pixels.
+    blur_sigma_per: 'image' (the paper) or 'batch' (the official code: one
+      sigma for each step and view).
+    solarize_prob: Probability of inverting pixels above `solarize_threshold`.
+    solarize_threshold: In [0, 1].
+  """
+
+  crop_sampler: str = 'official'
+  crop_area: tuple[float, float] = (0.08, 1.0)
+  crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+  resize: str = 'bicubic'
+  flip_prob: float = 0.5
+  jitter_prob: float = 0.8
+  jitter_strength: float = 1.0
+  brightness: float = 0.8
+  contrast: float = 0.8
+  saturation: float = 0.8
+  hue: float = 0.2
+  jitter_order: str = 'random'
+  brightness_mode: str = 'multiplicative'
+  color_ops: str = 'official'
+  gray_prob: float = 0.2
+  blur_prob: float = 0.5
+  blur_sigma: tuple[float, float] = (0.1, 2.0)
+  blur_sigma_per: str = 'image'
+  solarize_prob: float = 0.0
+  solarize_threshold: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Backbone and projection head.
+
+  Attributes:
+    depth: ResNet depth: 18, 34, 50, 101, 152 or 200.
+    width: Width multiplier (2.0 is 'ResNet (2x)'; fractions make it thin).
+    sk_ratio: Selective-kernel ratio; 0 is off, 0.0625 as in SimCLR v2.
+    se_ratio: Squeeze-and-excitation ratio; 0 is off.
+    stem: 'auto' (CIFAR stem iff image_size <= 32), 'cifar' or 'imagenet'.
+    padding: 'official' (max-pool SAME) or 'torch' (max-pool padded by one on
+      both sides, so that torchvision can represent the network exactly).
+    shortcut: 'group' (official: the first block of every group projects) or
+      'shape' (torchvision: only where the shape changes).
+    zero_init_residual: Start the last gamma of each residual block at 0.
+    bn_decay: Decay of the moving statistics.
+    bn_epsilon: Added to the variance.
+    head: 'nonlinear', 'linear' or 'none' (z is h).
+    head_layers: Layers of the nonlinear head, 0 to 4; 0 is the same as 'none'.
+    head_hidden: Hidden width; 0 means the width of h.
+    head_dim: Width of z.
+    head_norm: 'batch' (bias-free layers with batch norm; official) or 'none'
+      (layers with bias).
+    compute_dtype: 'float32' or 'bfloat16' for activations; parameters,
+      statistics and loss stay float32.
+  """
+
+  depth: int = 50
+  width: float = 1.0
+  sk_ratio: float = 0.0
+  se_ratio: float = 0.0
+  stem: str = 'auto'
+  padding: str = 'official'
+  shortcut: str = 'group'
+  zero_init_residual: bool = True
+  bn_decay: float = 0.9
+  bn_epsilon: float = 1e-5
+  head: str = 'nonlinear'
+  head_layers: int = 3
+  head_hidden: int = 0
+  head_dim: int = 128
+  head_norm: str = 'batch'
+  compute_dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """NT-Xent.
+
+  Attributes:
+    temperature: Divides the similarities; > 0.
+    scale: 'official' (mean over B of loss_a + loss_b, exactly twice the
+      paper's) or 'paper' (mean over 2B).
+    normalize: l2-normalise z first (official hidden_norm).
+  """
+
+  temperature: float = 0.1
+  scale: str = 'official'
+  normalize: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """Optimizer and learning-rate schedule.
+
+  Attributes:
+    name: 'lars', 'sgd', 'adam' (decay added to the gradient) or 'adamw'.
+    base_lr: Before scaling.
+    lr_scaling: 'linear' (x batch/256), 'sqrt' (x sqrt(batch)) or 'none'.
+    schedule: 'cosine' (to 0), 'constant' or 'step'.
+    warmup: Linear warm-up from 0, a duration ('10 epochs').
+    step_milestones: For 'step': fractions of the run (0..1) at which the rate
+      is multiplied by `step_gamma`.
+    step_gamma: See `step_milestones`.
+    weight_decay: Coefficient.
+    decay_exclude: Parameter roles without weight decay, out of 'batch_norm',
+      'bias', 'online_head'.
+    adapt_exclude: Parameter roles without the LARS trust ratio.
+    momentum: For lars and sgd.
+    nesterov: For lars and sgd.
+    trust_coefficient: LARS eta.
+    adam_b1, adam_b2, adam_eps: For adam and adamw (Keras' epsilon).
+    clip_grad_norm: Clip the global gradient norm; 0 is off.
+  """
+
+  name: str = 'lars'
+  base_lr: float = 0.3
+  lr_scaling: str = 'linear'
+  schedule: str = 'cosine'
+  warmup: str = '10 epochs'
+  step_milestones: tuple[float, ...] = (0.6, 0.8)
+  step_gamma: float = 0.1
+  weight_decay: float = 1e-6
+  decay_exclude: tuple[str, ...] = ('batch_norm', 'bias')
+  adapt_exclude: tuple[str, ...] = ('batch_norm', 'bias', 'online_head')
+  momentum: float = 0.9
+  nesterov: bool = False
+  trust_coefficient: float = 0.001
+  adam_b1: float = 0.9
+  adam_b2: float = 0.999
+  adam_eps: float = 1e-7
+  clip_grad_norm: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The pretraining loop.
+
+  Attributes:
+    batch_size: Global batch, in images (not views).
+    duration: '100 epochs', '5000 steps' or '1e6 examples'. Epochs follow the
+      official rule num_examples * epochs // batch_size + 1.
+    log_every: Duration between metric lines.
+    diagnostics_every: Duration between the costlier metrics (effective rank,
+      uniformity, hardest negatives); '0 steps' is never.
+    profile_start: Step at which a profiler trace starts; -1 is never.
+    profile_steps: Length of the traced window.
+    matmul_precision: 'default' (the fastest of the device) or 'highest'.
+  """
+
+  batch_size: int = 4096
+  duration: str = '100 epochs'
+  log_every: str = '50 steps'
+  diagnostics_every: str = '500 steps'
+  profile_start: int = -1
+  profile_steps: int = 5
+  matmul_precision: str = 'default'
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """What is saved and kept.
+
+  Attributes:
+    every: Duration between checkpoints; the last step is always saved.
+    keep_latest: How many of the newest are kept.
+    keep_best: How many of the best by `best_metric` are kept besides; 0 is
+      none.
+    best_metric: 'knn_top1', 'online_top1' or 'loss'.
+    asynchronous: Write in the background.
+  """
+
+  every: str = '1 epochs'
+  keep_latest: int = 2
+  keep_best: int = 0
+  best_metric: str = 'knn_top1'
+  asynchronous: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorConfig:
+  """What judges the encoder while it trains; needs labels.
+
+  Attributes:
+    online_head: Train a linear classifier on stop_gradient(h) beside the
+      encoder (official head_supervised); ignored where there are no labels.
+    knn_every: Duration between kNN evaluations on the test split; '0 steps' is
+      never.
+    knn_max_bank: Most training examples in the kNN bank.
+  """
+
+  online_head: bool = True
+  knn_every: str = '0 steps'
+  knn_max_bank: int = 50_000
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Preprocessing and batch of every evaluation.
+
+  Attributes:
+    batch_size: Global batch for feature extraction.
+    crop_fraction: Centre crop as a share of the short side, for images larger
+      than 32 px (official 0.875); images of image_size <= 32 are not cropped.
+    resize: 'bicubic' or 'bilinear', without antialias.
+  """
+
+  batch_size: int = 512
+  crop_fraction: float = 0.875
+  resize: str = 'bicubic'
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+  """Linear probe.
+
+  Attributes:
+    mode: 'features' (features computed once, sweep in one vectorised training)
+      or 'official' (SGD nesterov on augmented crops).
+    batch_size: Probe batch.
+    epochs: Passes over the probe's training set.
+    base_lrs: Swept learning rates before linear scaling (x batch/256); the
+      official mode takes the first.
+    weight_decays: Swept; the official mode takes the first.
+    num_seeds: Initialisations and orders per setting.
+    holdout_fraction: Share of the training split that selects the setting.
+    labels_per_class: Train on this many labels per class; 0 is all.
+    standardize: Scale features to zero mean and unit variance (of the
+      training part) first.
+    num_bootstrap: Resamples of the test split for the interval.
+  """
+
+  mode: str = 'features'
+  batch_size: int = 512
+  epochs: int = 100
+  base_lrs: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+  weight_decays: tuple[float, ...] = (0.0, 1e-6, 1e-4)
+  num_seeds: int = 1
+  holdout_fraction: float = 0.1
+  labels_per_class: int = 0
+  standardize: bool = False
+  num_bootstrap: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class KnnConfig:
+  """kNN on cosine similarity.
+
+  Attributes:
+    ks: Neighbourhood sizes to report.
+    temperatures: Of the weighted vote exp(similarity / temperature).
+    chunk_size: Bank rows compared at a time on each device.
+    layer: 'h' or 'z'.
+    num_bootstrap: Resamples of the test split for the interval.
+  """
+
+  ks: tuple[int, ...] = (1, 5, 10, 20, 200)
+  temperatures: tuple[float, ...] = (0.07, 0.1, 0.5)
+  chunk_size: int = 16_384
+  layer: str = 'h'
+  num_bootstrap: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run.
+
+  Attributes:
+    seed: Of initialisation, order and augmentation.
+    objective: Key of `simclr_jax.objectives.OBJECTIVES`.
+  """
+
+  seed: int = 0
+  objective: str = 'simclr'
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+  optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  checkpoint: CheckpointConfig = dataclasses.field(
+    default_factory=CheckpointConfig
+  )
+  monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
+  eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+  probe: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
+  knn: KnnConfig = dataclasses.field(default_factory=KnnConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """Nested dict of a config dataclass; tuples stay tuples."""
+  return {
+    f.name: (
+      to_dict(value)
+      if dataclasses.is_dataclass(value := getattr(config, f.name))
+      else value
+    )
+    for f in dataclasses.fields(config)
+  }
+
+
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+  """What a config file returns to the command line."""
+  return ml_collections.ConfigDict(to_dict(config))
+
+
+def from_config_dict(
+  values: ml_collections.ConfigDict | collections.abc.Mapping[str, Any],
+) -> Config:
+  """Checked `Config` from the command line, a file or a passport.
+
+  Args:
+    values: Nested mapping; missing fields take their defaults, lists become
+      tuples (JSON has no tuples), integers become floats where one is wanted.
+
+  Raises:
+    ValueError: Listing every unknown field, wrong type and problem found by
+      `validate`.
+  """
+  if isinstance(values, ml_collections.ConfigDict):
+    values = values.to_dict()
+  problems: list[str] = []
+  config = _build(Config, values, 'config', problems)
+  # Only a field of the wrong type makes the rest uncheckable; an unknown field
+  # is dropped by _build, so that all problems come out in one go.
+  if not any('must be' in p for p in problems):
+    problems += find_problems(config)
+  if problems:
+    raise ValueError(_list_problems(problems))
+  return config
+
+
+def replace(config: Config, **sections: dict[str, Any]) -> Config:
+  """Copy of `config` with fields of sections changed, checked.
+
+  Example: `replace(config, data={'path': '/pictures'}, train={...})`.
+  """
+  values = to_dict(config)
+  for section, fields in sections.items():
+    if isinstance(values.get(section), dict):
+      values[section] = {**values[section], **fields}
+    else:
+      values[section] = fields
+  return from_config_dict(values)
+
+
+def validate(config: Config) -> None:
+  """Raises one ValueError that lists every impossible value or combination."""
+  if problems := find_problems(config):
+    raise ValueError(_list_problems(problems))
+
+
+def _list_problems(problems: list[str]) -> str:
+  count = f'{len(problems)} problem{"s" if len(problems) > 1 else ""}'
+  return f'{count} in the config:\n' + '\n'.join(f'  - {p}' for p in problems)
+
+
+def _build(cls: type, values: Any, where: str, problems: list[str]) -> Any:
+  """Dataclass from a mapping; wrong entries are reported, not used."""
+  if not isinstance(values, collections.abc.Mapping):
+    problems.append(f'{where} must be a section of fields, got {values!r}')
+    return cls()
+  hints = typing.get_type_hints(cls)
+  known = {}
+  for name, value in values.items():
+    if name not in hints:
+      close = difflib.get_close_matches(str(name), hints, n=1)
+      hint = f'did you mean {close[0]!r}?' if close else 'no name is close;'
+      problems.append(
+        f'{where}.{name} is not a field; {hint} known: {", ".join(hints)}'
+      )
+    elif dataclasses.is_dataclass(hints[name]):
+      known[name] = _build(
+        typing.cast(type, hints[name]), value, f'{where}.{name}', problems
+      )
+    else:
+      try:
+        known[name] = _coerce(hints[name], value)
+      except TypeError:
+        problems.append(
+          f'{where}.{name} must be {_type_name(hints[name])}, got {value!r}'
+        )
+  return cls(**known)
+
+
+def _type_name(hint: Any) -> str:
+  return hint.__name__ if isinstance(hint, type) and not isinstance(
+    hint, types.GenericAlias
+  ) else str(hint)
+
+
+def _coerce(hint: Any, value: Any) -> Any:
+  """`value` as `hint`; TypeError if that would change what was meant."""
+  if typing.get_origin(hint) is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise TypeError
+    inner = typing.get_args(hint)
+    if len(inner) == 2 and inner[1] is Ellipsis:
+      return tuple(_coerce(inner[0], v) for v in value)
+    if len(inner) != len(value):
+      raise TypeError
+    return tuple(_coerce(t, v) for t, v in zip(inner, value, strict=True))
+  # bool is an int in Python: `width=True` must not pass as 1.0.
+  if isinstance(value, bool) and hint is not bool:
+    raise TypeError
+  if hint is float and isinstance(value, int):
+    return float(value)
+  if not isinstance(value, hint):
+    raise TypeError
+  return value
+
+
+class _Checker:
+  """Collects problems; each names field, value and what is allowed."""
+
+  def __init__(self, config: Config):
+    self.config = config
+    self.problems: list[str] = []
+
+  def get(self, path: str) -> Any:
+    value: Any = self.config
+    for part in path.split('.'):
+      value = getattr(value, part)
+    return value
+
+  def fail(self, path: str, allowed: str) -> None:
+    self.problems.append(
+      f'config.{path} = {self.get(path)!r}: {allowed}'
+    )
+
+  def one_of(self, path: str, *allowed: Any) -> None:
+    value = self.get(path)
+    if value not in allowed:
+      close = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
+      hint = f' (did you mean {close[0]!r}?)' if close else ''
+      self.fail(path, f'must be one of {", ".join(map(repr, allowed))}{hint}')
+
+  def within(self, path: str, low: float, high: float = math.inf) -> None:
+    """low <= value <= high; NaN and infinity never pass."""
+    value = self.get(path)
+    if not (low <= value <= high) or math.isinf(value):
+      upper = '' if math.isinf(high) else f' and at most {high:g}'
+      self.fail(path, f'must be at least {low:g}{upper} and finite')
+
+  def positive(self, path: str) -> None:
+    value = self.get(path)
+    if not 0 < value < math.inf:
+      self.fail(path, 'must be above 0 and finite')
+
+  def ordered(self, path: str, low: float, high: float = math.inf) -> None:
+    first, second = self.get(path)
+    if not low <= first <= second <= high or math.isinf(second):
+      bounds = f'{low:g} <= low <= high' + (
+        '' if math.isinf(high) else f' <= {high:g}'
+      )
+      self.fail(path, f'must be (low, high) with {bounds}')
+
+  def duration(self, path: str, *, zero: bool) -> None:
+    try:
+      value = durations.parse(self.get(path))
+    except ValueError as error:
+      self.fail(path, str(error))
+      return
+    if not zero and value.amount <= 0:
+      self.fail(path, 'must be longer than 0')
+
+
+def find_problems(config: Config) -> list[str]:
+  """Every impossible value or combination, one sentence each."""
+  check = _Checker(config)
+  _check_data(check)
+  _check_augment(check)
+  _check_model(check)
+  _check_training(check)
+  _check_evaluation(check)
+  return check.problems
+
+
+def _check_data(check: _Checker) -> None:
+  data = check.config.data
+  check.one_of('data.source', *DATA_SOURCES)
+  check.one_of('data.labels_from', 'none', 'folders')
+  check.within('data.image_size', 4)
+  check.within('data.max_bad_fraction', 0, 1)
+  check.within('data.num_workers', 0)
+  check.within('data.prefetch_batches', 1)
+  if data.source == 'tfds' and not data.name:
+    check.fail('data.name', "source 'tfds' needs the name of a data set")
+  if data.source == 'folder' and not data.path:
+    check.fail('data.path', "source 'folder' needs the path of a folder")
+  if data.source != 'folder' and not data.train_split:
+    check.fail('data.train_split', "only source 'folder' may leave it empty")
+  if data.test_split and data.test_split == data.train_split:
+    check.fail(
+      'data.test_split',
+      'is the training split, so probe and kNN would be judged on images they '
+      "were fitted to; name a held-out split, or '' for none",
+    )
+
+
+def _check_augment(check: _Checker) -> None:
+  check.one_of('augment.crop_sampler', 'official', 'torchvision', 'none')
+  check.one_of('augment.resize', 'bicubic', 'bilinear')
+  check.one_of('augment.jitter_order', 'random', 'fixed')
+  check.one_of('augment.brightness_mode', 'multiplicative', 'additive')
+  check.one_of('augment.color_ops', 'official', 'torchvision')
+  check.one_of('augment.blur_sigma_per', 'image', 'batch')
+  for name in ('flip', 'jitter', 'gray', 'blur', 'solarize'):
+    check.within(f'augment.{name}_prob', 0, 1)
+  for name in ('jitter_strength', 'brightness', 'contrast', 'saturation'):
+    check.within(f'augment.{name}', 0)
+  check.within('augment.hue', 0)
+  augment = check.config.augment
+  if augment.hue * augment.jitter_strength > 0.5:
+    check.fail('augment.hue', 'times jitter_strength must be at most 0.5 turns')
+  check.within('augment.solarize_threshold', 0, 1)
+  check.ordered('augment.crop_area', 0, 1)
+  check.ordered('augment.crop_aspect', 1e-3)
+  check.ordered('augment.blur_sigma', 1e-3)
+
+
+def _check_model(check: _Checker) -> None:
+  model = check.config.model
+  check.one_of('model.depth', *BACKBONE_DEPTHS)
+  check.positive('model.width')
+  check.within('model.sk_ratio', 0, 1)
+  check.within('model.se_ratio', 0, 1)
+  if model.sk_ratio > 0 and model.se_ratio > 0:
+    check.fail('model.se_ratio', 'SK and SE exclude each other; set one to 0')
+  if model.sk_ratio > 0 and model.padding == 'torch':
+    check.fail(
+      'model.padding', "SK networks have no torchvision form; use 'official'"
+    )
+  check.one_of('model.stem', 'auto', 'cifar', 'imagenet')
+  check.one_of('model.padding', 'official', 'torch')
+  check.one_of('model.shortcut', 'group', 'shape')
+  check.within('model.bn_decay', 0, 1)
+  check.positive('model.bn_epsilon')
+  check.one_of('model.head', 'nonlinear', 'linear', 'none')
+  check.within('model.head_layers', 0, 4)
+  check.within('model.head_hidden', 0)
+  check.within('model.head_dim', 1)
+  check.one_of('model.head_norm', 'batch', 'none')
+  check.one_of('model.compute_dtype', 'float32', 'bfloat16')
+
+
+def _check_training(check: _Checker) -> None:
+  config = check.config
+  check.within('seed', 0, 2**31 - 1)
+  check.positive('loss.temperature')
+  check.one_of('loss.scale', 'official', 'paper')
+  check.one_of('optim.name', 'lars', 'sgd', 'adam', 'adamw')
+  check.positive('optim.base_lr')
+  check.one_of('optim.lr_scaling', 'linear', 'sqrt', 'none')
+  check.one_of('optim.schedule', 'cosine', 'constant', 'step')
+  check.duration('optim.warmup', zero=True)
+  milestones = config.optim.step_milestones
+  if list(milestones) != sorted(m for m in milestones if 0 < m < 1):
+    check.fail('optim.step_milestones', 'must rise and lie between 0 and 1')
+  check.positive('optim.step_gamma')
+  check.within('optim.weight_decay', 0)
+  for name in ('decay_exclude', 'adapt_exclude'):
+    if not set(check.get(f'optim.{name}')) <= set(PARAM_ROLES):
+      check.fail(f'optim.{name}', f'may only hold {", ".join(PARAM_ROLES)}')
+  for name in ('momentum', 'adam_b1', 'adam_b2'):
+    check.within(f'optim.{name}', 0, 1)
+  check.positive('optim.trust_coefficient')
+  check.positive('optim.adam_eps')
+  check.within('optim.clip_grad_norm', 0)
+  check.within('train.batch_size', 2)
+  check.duration('train.duration', zero=False)
+  check.duration('train.log_every', zero=False)
+  check.duration('train.diagnostics_every', zero=True)
+  check.within('train.profile_start', -1)
+  check.within('train.profile_steps', 1)
+  check.one_of('train.matmul_precision', 'default', 'highest')
+  check.duration('checkpoint.every', zero=False)
+  check.within('checkpoint.keep_latest', 1)
+  check.within('checkpoint.keep_best', 0)
+  check.one_of('checkpoint.best_metric', 'knn_top1', 'online_top1', 'loss')
+  check.duration('monitor.knn_every', zero=True)
+  check.within('monitor.knn_max_bank', 1)
+  if re.match(r'^\s*0*\.?0*\s', config.monitor.knn_every + ' ') and (
+    config.checkpoint.keep_best and config.checkpoint.best_metric == 'knn_top1'
+  ):
+    check.fail(
+      'checkpoint.best_metric',
+      'needs monitor.knn_every above 0, else no checkpoint would have it',
+    )
+  if config.checkpoint.keep_best and not config.monitor.online_head and (
+    config.checkpoint.best_metric == 'online_top1'
+  ):
+    check.fail('checkpoint.best_metric', 'needs monitor.online_head=True')
+
+
+def _check_evaluation(check: _Checker) -> None:
+  config = check.config
+  check.within('eval.batch_size', 1)
+  check.within('eval.crop_fraction', 1e-3, 1)
+  check.one_of('eval.resize', 'bicubic', 'bilinear')
+  check.one_of('probe.mode', 'features', 'official')
+  check.within('probe.batch_size', 1)
+  check.within('probe.epochs', 1)
+  check.within('probe.num_seeds', 1)
+  check.within('probe.holdout_fraction', 0, 0.9)
+  check.within('probe.labels_per_class', 0)
+  check.within('probe.num_bootstrap', 1)
+  if not config.probe.base_lrs or min(config.probe.base_lrs) <= 0:
+    check.fail('probe.base_lrs', 'needs one value or more, each above 0')
+  if not config.probe.weight_decays or min(config.probe.weight_decays) < 0:
+    check.fail('probe.weight_decays', 'needs one value or more, none below 0')
+  if not config.knn.ks or min(config.knn.ks) < 1:
+    check.fail('knn.ks', 'needs one value or more, each at least 1')
+  if not config.knn.temperatures or min(config.knn.temperatures) <= 0:
+    check.fail('knn.temperatures', 'needs one value or more, each above 0')
+  check.within('knn.chunk_size', 1)
+  check.one_of('knn.layer', 'h', 'z')
+  check.within('knn.num_bootstrap', 1)

@@ -1,0 +1,55 @@
+"""A source of images: random access to examples by index, no TensorFlow.
+
+Every data set is one function `make(config.data, split) -> Source` in
+`simclr_jax/data/sources/`. The pipeline decides order, sharding and
+augmentation; a source only knows how to read example i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+NO_LABEL = -1
+
+
+class Example(NamedTuple):
+  """One example as stored.
+
+  Attributes:
+    image: Encoded bytes (JPEG, PNG, BMP, GIF) or uint8 array [H, W, 3].
+    label: Class, or NO_LABEL.
+  """
+
+  image: bytes | np.ndarray
+  label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A data set split with random access.
+
+  Attributes:
+    name: For people, e.g. 'cifar10/train'.
+    num_examples: Number of readable examples.
+    num_classes: 0 where there are no labels.
+    encoded: Whether `read` gives encoded bytes (else uint8 arrays).
+    read: Index in [0, num_examples) -> Example; called from many threads.
+    example_id: Index -> a name a person can find the example by (a path).
+    fingerprint: Hash that changes when examples, labels or their order do.
+    class_names: One per class, or empty.
+    skipped: (path, reason) of files that could not be read.
+  """
+
+  name: str
+  num_examples: int
+  num_classes: int
+  encoded: bool
+  read: Callable[[int], Example]
+  example_id: Callable[[int], str]
+  fingerprint: str
+  class_names: tuple[str, ...] = ()
+  skipped: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,119 @@
+"""What follows from a config once data set and devices are known (pure)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from simclr_jax import config as config_lib
+from simclr_jax import durations
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+  """Derived numbers of a pretraining run.
+
+  Attributes:
+    num_examples: Training images.
+    num_classes: Classes of the labels; 0 without labels.
+    num_devices, num_hosts: Of the mesh.
+    per_device_batch, per_host_batch: Images.
+    steps_per_epoch: num_examples / batch_size, not rounded.
+    total_steps, warmup_steps: Optimizer steps.
+    peak_lr: After scaling with the batch.
+    log_every_steps, diagnostics_every_steps, checkpoint_every_steps,
+    knn_every_steps: Periods; 0 is never.
+    negatives_per_anchor: 2 * (batch_size - 1) for two views.
+  """
+
+  num_examples: int
+  num_classes: int
+  num_devices: int
+  num_hosts: int
+  per_device_batch: int
+  per_host_batch: int
+  steps_per_epoch: float
+  total_steps: int
+  warmup_steps: int
+  peak_lr: float
+  log_every_steps: int
+  diagnostics_every_steps: int
+  checkpoint_every_steps: int
+  knn_every_steps: int
+  negatives_per_anchor: int
+
+
+def scale_lr(base_lr: float, batch_size: int, scaling: str) -> float:
+  """Peak learning rate (official model.py:WarmUpAndCosineDecay)."""
+  if scaling == 'linear':
+    return base_lr * batch_size / 256
+  if scaling == 'sqrt':
+    return base_lr * math.sqrt(batch_size)
+  return base_lr
+
+
+def resolve(
+  config: config_lib.Config,
+  *,
+  num_examples: int,
+  num_classes: int,
+  num_devices: int,
+  num_hosts: int = 1,
+  num_views: int = 2,
+) -> Resolved:
+  """Derives a run's numbers.
+
+  Raises:
+    ValueError: If the batch does not divide over the devices, is larger than
+      the data set, or the warm-up is longer than the run.
+  """
+  batch = config.train.batch_size
+  problems = []
+  if batch % num_devices:
+    near = max(batch // num_devices, 1) * num_devices
+    problems.append(
+      f'config.train.batch_size = {batch} does not divide over {num_devices} '
+      f'devices; the nearest multiple is {near}'
+    )
+  if num_devices % num_hosts:
+    problems.append(f'{num_devices} devices do not divide over {num_hosts} hosts')
+  if num_examples < batch:
+    problems.append(
+      f'config.train.batch_size = {batch} is larger than the training split '
+      f'({num_examples} images): a batch would hold an image twice and score it '
+      'as its own negative'
+    )
+  size = {'num_examples': num_examples, 'batch_size': batch}
+  total = durations.total_steps(config.train.duration, **size)
+  warmup = durations.to_steps(config.optim.warmup, **size)
+  if warmup >= total and warmup > 0:
+    problems.append(
+      f'config.optim.warmup = {config.optim.warmup!r} ({warmup} steps) is not '
+      f'shorter than config.train.duration = {config.train.duration!r} '
+      f'({total} steps): the peak learning rate would never be reached'
+    )
+  if problems:
+    raise ValueError('\n'.join(problems))
+  return Resolved(
+    num_examples=num_examples,
+    num_classes=num_classes,
+    num_devices=num_devices,
+    num_hosts=num_hosts,
+    per_device_batch=batch // num_devices,
+    per_host_batch=batch // num_hosts,
+    steps_per_epoch=num_examples / batch,
+    total_steps=total,
+    warmup_steps=warmup,
+    peak_lr=scale_lr(config.optim.base_lr, batch, config.optim.lr_scaling),
+    log_every_steps=durations.period_in_steps(config.train.log_every, **size),
+    diagnostics_every_steps=durations.period_in_steps(
+      config.train.diagnostics_every, **size
+    ),
+    checkpoint_every_steps=durations.period_in_steps(
+      config.checkpoint.every, **size
+    ),
+    knn_every_steps=durations.period_in_steps(
+      config.monitor.knn_every, **size
+    ),
+    negatives_per_anchor=num_views * (batch - 1),
+  )
