@@ -1,0 +1,54 @@
+"""Eight simulated CPU devices, golden numbers, and where test data lie."""
+
+import os
+
+# Before anything imports JAX or TensorFlow.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+if 'xla_force_host_platform_device_count' not in os.environ.get(
+  'XLA_FLAGS', ''
+):
+  os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '')
+    + ' --xla_force_host_platform_device_count=8'
+  )
+
+import pathlib
+
+import numpy as np
+import pytest
+
+SHARED = pathlib.Path(
+  os.environ.get(
+    'SIMCLR_JAX_SHARED',
+    pathlib.Path(__file__).resolve().parents[1] / '../shared',
+  )
+)
+
+
+@pytest.fixture(scope='session')
+def golden_dir() -> pathlib.Path:
+  """Folder of the official code's numbers; skips where it is absent."""
+  path = SHARED / 'golden'
+  if not path.is_dir():
+    pytest.skip(f'golden numbers not found at {path} (set SIMCLR_JAX_SHARED)')
+  return path
+
+
+@pytest.fixture(scope='session')
+def golden(golden_dir):
+  """`golden('nt_xent')` loads golden/nt_xent.npz."""
+
+  def load(name: str):
+    return np.load(golden_dir / f'{name}.npz', allow_pickle=False)
+
+  return load
+
+
+@pytest.fixture(scope='session')
+def cifar10_dir() -> str:
+  """TFDS data_dir that holds cifar10; skips where it is absent."""
+  path = SHARED / 'data' / 'tfds'
+  if not (path / 'cifar10').is_dir():
+    pytest.skip(f'CIFAR-10 not found at {path} (set SIMCLR_JAX_SHARED)')
+  return str(path)
