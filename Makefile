@@ -1,0 +1,66 @@
+# make help lists what there is. Needs a POSIX shell and Python 3.11 to 3.13;
+# another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= runs/demo
+# Two workers fit a small machine; files stay whole so that fixtures are shared.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+BIN := $(VENV)/bin
+# Stamps, so that nothing is installed again until a requirements file changes.
+INSTALLED := $(VENV)/.requirements
+INSTALLED_DEV := $(VENV)/.requirements-dev
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev demo test lint format golden-configs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
+	  $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "error: $(PYTHON) is missing or not Python 3.11 to 3.13; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "error: $(PYTHON) cannot make a virtual environment (Debian and Ubuntu: apt install python3-venv)" >&2; \
+	       rm -rf $(VENV); exit 1; }
+
+$(INSTALLED): requirements.txt | $(BIN)/python
+	$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt requirements.txt | $(BIN)/python
+	$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $(INSTALLED) $@
+
+install: $(INSTALLED) ## make .venv and install requirements.txt
+install-dev: $(INSTALLED_DEV) ## the same and requirements-dev.txt
+
+demo: $(INSTALLED) ## pretrain on real digits, probe, kNN, report (3 minutes)
+	$(BIN)/python -m simclr_jax.main --config=configs/smoke.py --workdir=$(DEMO)
+	$(BIN)/python -m simclr_jax.linear_probe --checkpoint=$(DEMO)
+	$(BIN)/python -m simclr_jax.knn --checkpoint=$(DEMO)
+	$(BIN)/python -m simclr_jax.report --workdir=$(DEMO)
+
+test: $(INSTALLED_DEV) ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED_DEV) ## ruff, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED_DEV) ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden-configs: $(INSTALLED) ## rewrite tests/golden_configs from configs/
+	$(BIN)/python tests/write_golden_configs.py
+
+clean: ## remove caches and the demo's run; other runs and .venv stay
+	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune \
+	  -exec rm -rf {} +
