@@ -1,3 +1,3 @@
 """SimCLR and its family in JAX: pretraining, evaluation, conversion."""
 
-__version__ = "0.1.0"
+__version__ = '0.1.0'

@@ -16,19 +16,12 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
-import math
-import re
-import types
 import typing
 from typing import Any
 
 import ml_collections
 
-from simclr_jax import durations
-
-DATA_SOURCES = ('tfds', 'folder', 'digits', 'procedural')
-BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
-PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
+from simclr_jax import config_checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,11 +414,9 @@ def from_config_dict(
   if isinstance(values, ml_collections.ConfigDict):
     values = values.to_dict()
   problems: list[str] = []
-  config = _build(Config, values, 'config', problems)
-  # Only a field of the wrong type makes the rest uncheckable; an unknown field
-  # is dropped by _build, so that all problems come out in one go.
-  if not any('must be' in p for p in problems):
-    problems += find_problems(config)
+  unreadable: list[str] = []
+  config = _build(Config, values, '', problems, unreadable)
+  problems += config_checks.find_problems(config, unreadable=unreadable)
   if problems:
     raise ValueError(_list_problems(problems))
   return config
@@ -447,7 +438,7 @@ def replace(config: Config, **sections: dict[str, Any]) -> Config:
 
 def validate(config: Config) -> None:
   """Raises one ValueError that lists every impossible value or combination."""
-  if problems := find_problems(config):
+  if problems := config_checks.find_problems(config):
     raise ValueError(_list_problems(problems))
 
 
@@ -456,38 +447,54 @@ def _list_problems(problems: list[str]) -> str:
   return f'{count} in the config:\n' + '\n'.join(f'  - {p}' for p in problems)
 
 
-def _build(cls: type, values: Any, where: str, problems: list[str]) -> Any:
-  """Dataclass from a mapping; wrong entries are reported, not used."""
+def _build(
+  cls: type,
+  values: Any,
+  where: str,
+  problems: list[str],
+  unreadable: list[str],
+) -> Any:
+  """Dataclass from a mapping; a wrong entry is reported and its default used.
+
+  Args:
+    cls: The dataclass.
+    values: What should be a mapping of its fields.
+    where: Path of `values` below the config, with a dot at its end.
+    problems: Receives a sentence for each wrong entry.
+    unreadable: Receives the path of each entry whose default stands in.
+  """
   if not isinstance(values, collections.abc.Mapping):
-    problems.append(f'{where} must be a section of fields, got {values!r}')
+    place = f'config.{where}'.rstrip('.')
+    problems.append(f'{place} must be a section of fields, got {values!r}')
+    unreadable.append(where)
     return cls()
   hints = typing.get_type_hints(cls)
   known = {}
   for name, value in values.items():
+    path = f'{where}{name}'
     if name not in hints:
       close = difflib.get_close_matches(str(name), hints, n=1)
       hint = f'did you mean {close[0]!r}?' if close else 'no name is close;'
       problems.append(
-        f'{where}.{name} is not a field; {hint} known: {", ".join(hints)}'
+        f'config.{path} is not a field; {hint} known: {", ".join(hints)}'
       )
     elif dataclasses.is_dataclass(hints[name]):
       known[name] = _build(
-        typing.cast(type, hints[name]), value, f'{where}.{name}', problems
+        typing.cast(type, hints[name]), value, f'{path}.', problems, unreadable
       )
     else:
       try:
         known[name] = _coerce(hints[name], value)
       except TypeError:
         problems.append(
-          f'{where}.{name} must be {_type_name(hints[name])}, got {value!r}'
+          f'config.{path} must be {_type_name(hints[name])}, got {value!r}'
         )
+        unreadable.append(path)
   return cls(**known)
 
 
 def _type_name(hint: Any) -> str:
-  return hint.__name__ if isinstance(hint, type) and not isinstance(
-    hint, types.GenericAlias
-  ) else str(hint)
+  return str(hint) if typing.get_origin(hint) else hint.__name__
 
 
 def _coerce(hint: Any, value: Any) -> Any:
@@ -509,211 +516,3 @@ def _coerce(hint: Any, value: Any) -> Any:
   if not isinstance(value, hint):
     raise TypeError
   return value
-
-
-class _Checker:
-  """Collects problems; each names field, value and what is allowed."""
-
-  def __init__(self, config: Config):
-    self.config = config
-    self.problems: list[str] = []
-
-  def get(self, path: str) -> Any:
-    value: Any = self.config
-    for part in path.split('.'):
-      value = getattr(value, part)
-    return value
-
-  def fail(self, path: str, allowed: str) -> None:
-    self.problems.append(
-      f'config.{path} = {self.get(path)!r}: {allowed}'
-    )
-
-  def one_of(self, path: str, *allowed: Any) -> None:
-    value = self.get(path)
-    if value not in allowed:
-      close = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
-      hint = f' (did you mean {close[0]!r}?)' if close else ''
-      self.fail(path, f'must be one of {", ".join(map(repr, allowed))}{hint}')
-
-  def within(self, path: str, low: float, high: float = math.inf) -> None:
-    """low <= value <= high; NaN and infinity never pass."""
-    value = self.get(path)
-    if not (low <= value <= high) or math.isinf(value):
-      upper = '' if math.isinf(high) else f' and at most {high:g}'
-      self.fail(path, f'must be at least {low:g}{upper} and finite')
-
-  def positive(self, path: str) -> None:
-    value = self.get(path)
-    if not 0 < value < math.inf:
-      self.fail(path, 'must be above 0 and finite')
-
-  def ordered(self, path: str, low: float, high: float = math.inf) -> None:
-    first, second = self.get(path)
-    if not low <= first <= second <= high or math.isinf(second):
-      bounds = f'{low:g} <= low <= high' + (
-        '' if math.isinf(high) else f' <= {high:g}'
-      )
-      self.fail(path, f'must be (low, high) with {bounds}')
-
-  def duration(self, path: str, *, zero: bool) -> None:
-    try:
-      value = durations.parse(self.get(path))
-    except ValueError as error:
-      self.fail(path, str(error))
-      return
-    if not zero and value.amount <= 0:
-      self.fail(path, 'must be longer than 0')
-
-
-def find_problems(config: Config) -> list[str]:
-  """Every impossible value or combination, one sentence each."""
-  check = _Checker(config)
-  _check_data(check)
-  _check_augment(check)
-  _check_model(check)
-  _check_training(check)
-  _check_evaluation(check)
-  return check.problems
-
-
-def _check_data(check: _Checker) -> None:
-  data = check.config.data
-  check.one_of('data.source', *DATA_SOURCES)
-  check.one_of('data.labels_from', 'none', 'folders')
-  check.within('data.image_size', 4)
-  check.within('data.max_bad_fraction', 0, 1)
-  check.within('data.num_workers', 0)
-  check.within('data.prefetch_batches', 1)
-  if data.source == 'tfds' and not data.name:
-    check.fail('data.name', "source 'tfds' needs the name of a data set")
-  if data.source == 'folder' and not data.path:
-    check.fail('data.path', "source 'folder' needs the path of a folder")
-  if data.source != 'folder' and not data.train_split:
-    check.fail('data.train_split', "only source 'folder' may leave it empty")
-  if data.test_split and data.test_split == data.train_split:
-    check.fail(
-      'data.test_split',
-      'is the training split, so probe and kNN would be judged on images they '
-      "were fitted to; name a held-out split, or '' for none",
-    )
-
-
-def _check_augment(check: _Checker) -> None:
-  check.one_of('augment.crop_sampler', 'official', 'torchvision', 'none')
-  check.one_of('augment.resize', 'bicubic', 'bilinear')
-  check.one_of('augment.jitter_order', 'random', 'fixed')
-  check.one_of('augment.brightness_mode', 'multiplicative', 'additive')
-  check.one_of('augment.color_ops', 'official', 'torchvision')
-  check.one_of('augment.blur_sigma_per', 'image', 'batch')
-  for name in ('flip', 'jitter', 'gray', 'blur', 'solarize'):
-    check.within(f'augment.{name}_prob', 0, 1)
-  for name in ('jitter_strength', 'brightness', 'contrast', 'saturation'):
-    check.within(f'augment.{name}', 0)
-  check.within('augment.hue', 0)
-  augment = check.config.augment
-  if augment.hue * augment.jitter_strength > 0.5:
-    check.fail('augment.hue', 'times jitter_strength must be at most 0.5 turns')
-  check.within('augment.solarize_threshold', 0, 1)
-  check.ordered('augment.crop_area', 0, 1)
-  check.ordered('augment.crop_aspect', 1e-3)
-  check.ordered('augment.blur_sigma', 1e-3)
-
-
-def _check_model(check: _Checker) -> None:
-  model = check.config.model
-  check.one_of('model.depth', *BACKBONE_DEPTHS)
-  check.positive('model.width')
-  check.within('model.sk_ratio', 0, 1)
-  check.within('model.se_ratio', 0, 1)
-  if model.sk_ratio > 0 and model.se_ratio > 0:
-    check.fail('model.se_ratio', 'SK and SE exclude each other; set one to 0')
-  if model.sk_ratio > 0 and model.padding == 'torch':
-    check.fail(
-      'model.padding', "SK networks have no torchvision form; use 'official'"
-    )
-  check.one_of('model.stem', 'auto', 'cifar', 'imagenet')
-  check.one_of('model.padding', 'official', 'torch')
-  check.one_of('model.shortcut', 'group', 'shape')
-  check.within('model.bn_decay', 0, 1)
-  check.positive('model.bn_epsilon')
-  check.one_of('model.head', 'nonlinear', 'linear', 'none')
-  check.within('model.head_layers', 0, 4)
-  check.within('model.head_hidden', 0)
-  check.within('model.head_dim', 1)
-  check.one_of('model.head_norm', 'batch', 'none')
-  check.one_of('model.compute_dtype', 'float32', 'bfloat16')
-
-
-def _check_training(check: _Checker) -> None:
-  config = check.config
-  check.within('seed', 0, 2**31 - 1)
-  check.positive('loss.temperature')
-  check.one_of('loss.scale', 'official', 'paper')
-  check.one_of('optim.name', 'lars', 'sgd', 'adam', 'adamw')
-  check.positive('optim.base_lr')
-  check.one_of('optim.lr_scaling', 'linear', 'sqrt', 'none')
-  check.one_of('optim.schedule', 'cosine', 'constant', 'step')
-  check.duration('optim.warmup', zero=True)
-  milestones = config.optim.step_milestones
-  if list(milestones) != sorted(m for m in milestones if 0 < m < 1):
-    check.fail('optim.step_milestones', 'must rise and lie between 0 and 1')
-  check.positive('optim.step_gamma')
-  check.within('optim.weight_decay', 0)
-  for name in ('decay_exclude', 'adapt_exclude'):
-    if not set(check.get(f'optim.{name}')) <= set(PARAM_ROLES):
-      check.fail(f'optim.{name}', f'may only hold {", ".join(PARAM_ROLES)}')
-  for name in ('momentum', 'adam_b1', 'adam_b2'):
-    check.within(f'optim.{name}', 0, 1)
-  check.positive('optim.trust_coefficient')
-  check.positive('optim.adam_eps')
-  check.within('optim.clip_grad_norm', 0)
-  check.within('train.batch_size', 2)
-  check.duration('train.duration', zero=False)
-  check.duration('train.log_every', zero=False)
-  check.duration('train.diagnostics_every', zero=True)
-  check.within('train.profile_start', -1)
-  check.within('train.profile_steps', 1)
-  check.one_of('train.matmul_precision', 'default', 'highest')
-  check.duration('checkpoint.every', zero=False)
-  check.within('checkpoint.keep_latest', 1)
-  check.within('checkpoint.keep_best', 0)
-  check.one_of('checkpoint.best_metric', 'knn_top1', 'online_top1', 'loss')
-  check.duration('monitor.knn_every', zero=True)
-  check.within('monitor.knn_max_bank', 1)
-  if re.match(r'^\s*0*\.?0*\s', config.monitor.knn_every + ' ') and (
-    config.checkpoint.keep_best and config.checkpoint.best_metric == 'knn_top1'
-  ):
-    check.fail(
-      'checkpoint.best_metric',
-      'needs monitor.knn_every above 0, else no checkpoint would have it',
-    )
-  if config.checkpoint.keep_best and not config.monitor.online_head and (
-    config.checkpoint.best_metric == 'online_top1'
-  ):
-    check.fail('checkpoint.best_metric', 'needs monitor.online_head=True')
-
-
-def _check_evaluation(check: _Checker) -> None:
-  config = check.config
-  check.within('eval.batch_size', 1)
-  check.within('eval.crop_fraction', 1e-3, 1)
-  check.one_of('eval.resize', 'bicubic', 'bilinear')
-  check.one_of('probe.mode', 'features', 'official')
-  check.within('probe.batch_size', 1)
-  check.within('probe.epochs', 1)
-  check.within('probe.num_seeds', 1)
-  check.within('probe.holdout_fraction', 0, 0.9)
-  check.within('probe.labels_per_class', 0)
-  check.within('probe.num_bootstrap', 1)
-  if not config.probe.base_lrs or min(config.probe.base_lrs) <= 0:
-    check.fail('probe.base_lrs', 'needs one value or more, each above 0')
-  if not config.probe.weight_decays or min(config.probe.weight_decays) < 0:
-    check.fail('probe.weight_decays', 'needs one value or more, none below 0')
-  if not config.knn.ks or min(config.knn.ks) < 1:
-    check.fail('knn.ks', 'needs one value or more, each at least 1')
-  if not config.knn.temperatures or min(config.knn.temperatures) <= 0:
-    check.fail('knn.temperatures', 'needs one value or more, each above 0')
-  check.within('knn.chunk_size', 1)
-  check.one_of('knn.layer', 'h', 'z')
-  check.within('knn.num_bootstrap', 1)

@@ -76,12 +76,14 @@ def resolve(
       f'devices; the nearest multiple is {near}'
     )
   if num_devices % num_hosts:
-    problems.append(f'{num_devices} devices do not divide over {num_hosts} hosts')
+    problems.append(
+      f'{num_devices} devices do not divide over {num_hosts} hosts'
+    )
   if num_examples < batch:
     problems.append(
       f'config.train.batch_size = {batch} is larger than the training split '
-      f'({num_examples} images): a batch would hold an image twice and score it '
-      'as its own negative'
+      f'({num_examples} images): a batch would hold an image twice and score '
+      'it as its own negative'
     )
   size = {'num_examples': num_examples, 'batch_size': batch}
   total = durations.total_steps(config.train.duration, **size)
@@ -112,8 +114,6 @@ def resolve(
     checkpoint_every_steps=durations.period_in_steps(
       config.checkpoint.every, **size
     ),
-    knn_every_steps=durations.period_in_steps(
-      config.monitor.knn_every, **size
-    ),
+    knn_every_steps=durations.period_in_steps(config.monitor.knn_every, **size),
     negatives_per_anchor=num_views * (batch - 1),
   )

@@ -1,0 +1,307 @@
+"""What makes a config impossible, each problem with what is allowed instead.
+
+`simclr_jax.config` calls `find_problems`; a rule is one line below. This file
+knows nothing of devices and data: rules that need them are in
+`simclr_jax.resolve`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import difflib
+import math
+from typing import TYPE_CHECKING, Any
+
+from simclr_jax import durations
+
+if TYPE_CHECKING:
+  from simclr_jax.config import Config
+
+DATA_SOURCES = ('tfds', 'folder', 'digits', 'procedural')
+BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
+PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
+
+
+class _Checker:
+  """Collects problems; each names field, value and what is allowed.
+
+  Attributes:
+    config: What is checked.
+    unreadable: Fields (and sections, with a dot at their end) that came with
+      the wrong type and hold their default: nothing can be said about them.
+    problems: What was found.
+  """
+
+  def __init__(self, config: Config, unreadable: Sequence[str] = ()):
+    self.config = config
+    self.unreadable = tuple(unreadable)
+    self.problems: list[str] = []
+
+  def get(self, path: str) -> Any:
+    value: Any = self.config
+    for part in path.split('.'):
+      value = getattr(value, part)
+    return value
+
+  def fail(self, path: str, allowed: str, *, given: Sequence[str] = ()) -> None:
+    """Reports `path`, unless it or a field of `given` could not be read.
+
+    Args:
+      path: The field at fault.
+      allowed: What it may be, and what would go wrong.
+      given: The other fields on whose values the verdict rests.
+    """
+    readable = not any(
+      p == u or (u.endswith('.') or not u) and p.startswith(u)
+      for p in (path, *given)
+      for u in self.unreadable
+    )
+    if readable:
+      self.problems.append(f'config.{path} = {self.get(path)!r}: {allowed}')
+
+  def one_of(self, path: str, *allowed: Any) -> None:
+    value = self.get(path)
+    if value not in allowed:
+      close = difflib.get_close_matches(
+        str(value), [str(a) for a in allowed], 1
+      )
+      hint = f' (did you mean {close[0]!r}?)' if close else ''
+      self.fail(path, f'must be one of {", ".join(map(repr, allowed))}{hint}')
+
+  def within(self, path: str, low: float, high: float = math.inf) -> None:
+    """low <= value <= high; NaN and infinity never pass."""
+    value = self.get(path)
+    if not (low <= value <= high) or math.isinf(value):
+      upper = '' if math.isinf(high) else f' and at most {high:g}'
+      self.fail(path, f'must be at least {low:g}{upper} and finite')
+
+  def positive(self, path: str) -> None:
+    value = self.get(path)
+    if not 0 < value < math.inf:
+      self.fail(path, 'must be above 0 and finite')
+
+  def ordered(self, path: str, low: float, high: float = math.inf) -> None:
+    first, second = self.get(path)
+    if not low <= first <= second <= high or math.isinf(second):
+      bounds = f'{low:g} <= low <= high' + (
+        '' if math.isinf(high) else f' <= {high:g}'
+      )
+      self.fail(path, f'must be (low, high) with {bounds}')
+
+  def grid(
+    self, path: str, *, low: float = -math.inf, above: float = -math.inf
+  ) -> None:
+    """One value or more, each finite, >= low and > above."""
+    values = self.get(path)
+    if not values or not all(low <= v > above and v < math.inf for v in values):
+      bound = f'above {above:g}' if math.isinf(low) else f'at least {low:g}'
+      self.fail(path, f'needs one value or more, each {bound} and finite')
+
+  def duration(self, path: str, *, zero: bool) -> None:
+    try:
+      value = durations.parse(self.get(path))
+    except ValueError as error:
+      self.fail(path, str(error))
+      return
+    if not zero and value.amount <= 0:
+      self.fail(path, 'must be longer than 0')
+
+
+def find_problems(
+  config: Config, *, unreadable: Sequence[str] = ()
+) -> list[str]:
+  """Every impossible value or combination, one sentence each.
+
+  Args:
+    config: What to check.
+    unreadable: Paths of fields that only hold a default because what was given
+      had the wrong type; nothing is said about them.
+  """
+  check = _Checker(config, unreadable)
+  _check_data(check)
+  _check_augment(check)
+  _check_model(check)
+  _check_training(check)
+  _check_evaluation(check)
+  return check.problems
+
+
+def _check_data(check: _Checker) -> None:
+  data = check.config.data
+  check.one_of('data.source', *DATA_SOURCES)
+  check.one_of('data.labels_from', 'none', 'folders')
+  check.within('data.image_size', 4)
+  check.within('data.max_bad_fraction', 0, 1)
+  check.within('data.num_workers', 0)
+  check.within('data.prefetch_batches', 1)
+  if data.source == 'tfds' and not data.name:
+    check.fail(
+      'data.name',
+      "source 'tfds' needs the name of a data set",
+      given=['data.source'],
+    )
+  if data.source == 'folder' and not data.path:
+    check.fail(
+      'data.path',
+      "source 'folder' needs the path of a folder",
+      given=['data.source'],
+    )
+  if data.source != 'folder' and not data.train_split:
+    check.fail(
+      'data.train_split',
+      "only source 'folder' may leave it empty",
+      given=['data.source'],
+    )
+  if data.test_split and data.test_split == data.train_split:
+    check.fail(
+      'data.test_split',
+      'is the training split, so probe and kNN would be judged on images they '
+      "were fitted to; name a held-out split, or '' for none",
+      given=['data.train_split'],
+    )
+
+
+def _check_augment(check: _Checker) -> None:
+  check.one_of('augment.crop_sampler', 'official', 'torchvision', 'none')
+  check.one_of('augment.resize', 'bicubic', 'bilinear')
+  check.one_of('augment.jitter_order', 'random', 'fixed')
+  check.one_of('augment.brightness_mode', 'multiplicative', 'additive')
+  check.one_of('augment.color_ops', 'official', 'torchvision')
+  check.one_of('augment.blur_sigma_per', 'image', 'batch')
+  for name in ('flip', 'jitter', 'gray', 'blur', 'solarize'):
+    check.within(f'augment.{name}_prob', 0, 1)
+  for name in ('jitter_strength', 'brightness', 'contrast', 'saturation'):
+    check.within(f'augment.{name}', 0)
+  check.within('augment.hue', 0)
+  augment = check.config.augment
+  if augment.hue * augment.jitter_strength > 0.5:
+    check.fail(
+      'augment.hue',
+      'times jitter_strength must be at most 0.5 turns',
+      given=['augment.jitter_strength'],
+    )
+  check.within('augment.solarize_threshold', 0, 1)
+  check.ordered('augment.crop_area', 0, 1)
+  check.ordered('augment.crop_aspect', 1e-3)
+  check.ordered('augment.blur_sigma', 1e-3)
+
+
+def _check_model(check: _Checker) -> None:
+  model = check.config.model
+  check.one_of('model.depth', *BACKBONE_DEPTHS)
+  check.positive('model.width')
+  check.within('model.sk_ratio', 0, 1)
+  check.within('model.se_ratio', 0, 1)
+  if model.sk_ratio > 0 and model.se_ratio > 0:
+    check.fail(
+      'model.se_ratio',
+      'SK and SE exclude each other; set one to 0',
+      given=['model.sk_ratio'],
+    )
+  if model.sk_ratio > 0 and model.padding == 'torch':
+    check.fail(
+      'model.padding',
+      "SK networks have no torchvision form; use 'official'",
+      given=['model.sk_ratio'],
+    )
+  check.one_of('model.stem', 'auto', 'cifar', 'imagenet')
+  check.one_of('model.padding', 'official', 'torch')
+  check.one_of('model.shortcut', 'group', 'shape')
+  check.within('model.bn_decay', 0, 1)
+  check.positive('model.bn_epsilon')
+  check.one_of('model.head', 'nonlinear', 'linear', 'none')
+  check.within('model.head_layers', 0, 4)
+  check.within('model.head_hidden', 0)
+  check.within('model.head_dim', 1)
+  check.one_of('model.head_norm', 'batch', 'none')
+  check.one_of('model.compute_dtype', 'float32', 'bfloat16')
+
+
+def _check_training(check: _Checker) -> None:
+  config = check.config
+  check.within('seed', 0, 2**31 - 1)
+  check.positive('loss.temperature')
+  check.one_of('loss.scale', 'official', 'paper')
+  check.one_of('optim.name', 'lars', 'sgd', 'adam', 'adamw')
+  check.positive('optim.base_lr')
+  check.one_of('optim.lr_scaling', 'linear', 'sqrt', 'none')
+  check.one_of('optim.schedule', 'cosine', 'constant', 'step')
+  check.duration('optim.warmup', zero=True)
+  milestones = config.optim.step_milestones
+  if list(milestones) != sorted(m for m in milestones if 0 < m < 1):
+    check.fail('optim.step_milestones', 'must rise and lie between 0 and 1')
+  check.positive('optim.step_gamma')
+  check.within('optim.weight_decay', 0)
+  for name in ('decay_exclude', 'adapt_exclude'):
+    if not set(check.get(f'optim.{name}')) <= set(PARAM_ROLES):
+      check.fail(f'optim.{name}', f'may only hold {", ".join(PARAM_ROLES)}')
+  for name in ('momentum', 'adam_b1', 'adam_b2'):
+    check.within(f'optim.{name}', 0, 1)
+  check.positive('optim.trust_coefficient')
+  check.positive('optim.adam_eps')
+  check.within('optim.clip_grad_norm', 0)
+  check.within('train.batch_size', 2)
+  check.duration('train.duration', zero=False)
+  check.duration('train.log_every', zero=False)
+  check.duration('train.diagnostics_every', zero=True)
+  check.within('train.profile_start', -1)
+  check.within('train.profile_steps', 1)
+  check.one_of('train.matmul_precision', 'default', 'highest')
+  check.duration('checkpoint.every', zero=False)
+  check.within('checkpoint.keep_latest', 1)
+  check.within('checkpoint.keep_best', 0)
+  check.one_of('checkpoint.best_metric', 'knn_top1', 'online_top1', 'loss')
+  check.duration('monitor.knn_every', zero=True)
+  check.within('monitor.knn_max_bank', 1)
+  _check_best_metric(check)
+
+
+def _check_best_metric(check: _Checker) -> None:
+  """The metric that picks the best checkpoint must be measured."""
+  config = check.config
+  try:
+    never_knn = durations.parse(config.monitor.knn_every).amount == 0
+  except ValueError:
+    return  # Reported by the check of monitor.knn_every.
+  if not never_knn and not config.data.test_split:
+    check.fail(
+      'monitor.knn_every',
+      "needs data.test_split: kNN is judged on held-out images; '0 steps' is "
+      'never',
+      given=['data.test_split'],
+    )
+  if not config.checkpoint.keep_best:
+    return
+  metric = config.checkpoint.best_metric
+  if metric == 'knn_top1' and never_knn:
+    check.fail(
+      'checkpoint.best_metric',
+      'needs monitor.knn_every above 0, else no checkpoint would have it',
+      given=['monitor.knn_every', 'checkpoint.keep_best'],
+    )
+  if metric == 'online_top1' and not config.monitor.online_head:
+    check.fail(
+      'checkpoint.best_metric',
+      'needs monitor.online_head=True, else no checkpoint would have it',
+      given=['monitor.online_head', 'checkpoint.keep_best'],
+    )
+
+
+def _check_evaluation(check: _Checker) -> None:
+  check.within('eval.batch_size', 1)
+  check.within('eval.crop_fraction', 1e-3, 1)
+  check.one_of('eval.resize', 'bicubic', 'bilinear')
+  check.one_of('probe.mode', 'features', 'official')
+  check.within('probe.batch_size', 1)
+  check.within('probe.epochs', 1)
+  check.within('probe.num_seeds', 1)
+  check.within('probe.holdout_fraction', 0, 0.9)
+  check.within('probe.labels_per_class', 0)
+  check.within('probe.num_bootstrap', 1)
+  check.grid('probe.base_lrs', above=0)
+  check.grid('probe.weight_decays', low=0)
+  check.grid('knn.ks', low=1)
+  check.grid('knn.temperatures', above=0)
+  check.within('knn.chunk_size', 1)
+  check.one_of('knn.layer', 'h', 'z')
+  check.within('knn.num_bootstrap', 1)
