@@ -1,0 +1,65 @@
+"""SimCLR (Chen et al. 2020, arXiv:2002.05709)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from simclr_jax import config as config_lib
+from simclr_jax import losses
+from simclr_jax.objectives import online_head
+from simclr_jax.objectives.objective import (
+  ForwardFn,
+  LossResult,
+  Objective,
+  PyTree,
+)
+
+NUM_VIEWS = 2
+
+
+def merge_views(views: jax.Array) -> jax.Array:
+  """[B, V, H, W, C] -> [B*V, H, W, C]; rows V*i ... V*i+V-1 show image i.
+
+  The batch stays the major axis, so every device keeps its own images:
+  stacking view 1 over view 2 would move half of them between devices.
+  """
+  return views.reshape(-1, *views.shape[2:])
+
+
+def make_simclr(config: config_lib.Config) -> Objective:
+  """NT-Xent between two views of every image in the global batch."""
+
+  def loss_fn(
+    forward: ForwardFn,
+    params: PyTree,
+    extra: PyTree,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+  ) -> LossResult:
+    del key  # Nothing random happens after augmentation.
+    outputs, model_state = forward(params, merge_views(batch['views']))
+    z = losses.l2_normalize(outputs.z) if config.loss.normalize else outputs.z
+    keys = jax.reshard(z, P())  # The only all-gather: 2B x d.
+    loss, metrics = losses.nt_xent(
+      z, keys, temperature=config.loss.temperature, scale=config.loss.scale
+    )
+    metrics = {'contrast_loss': loss, **metrics}
+    if outputs.logits is not None:
+      head_loss, head_metrics = online_head.online_head_loss(
+        outputs.logits, jnp.repeat(batch['label'], NUM_VIEWS)
+      )
+      loss, metrics = loss + head_loss, {**metrics, **head_metrics}
+    return LossResult(loss, model_state, extra, metrics, z)
+
+  return Objective(
+    name='simclr',
+    num_views=NUM_VIEWS,
+    couples_batch=True,
+    init_extra=lambda params: {},
+    loss=loss_fn,
+    after_update=lambda extra, params: extra,
+  )

@@ -1,0 +1,69 @@
+"""The one mesh axis and how arrays lie on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+DATA_AXIS = 'data'
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """All devices (or those given) along the axis 'data'.
+
+  The axis is Explicit: shardings are part of the types, so a loss that forgets
+  to gather its negatives fails when it is traced instead of running slowly or
+  contrasting too few.
+  """
+  devices = list(jax.devices()) if devices is None else list(devices)
+  return jax.make_mesh(
+    (len(devices),),
+    (DATA_AXIS,),
+    axis_types=(AxisType.Explicit,),
+    devices=devices,
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Sharding of parameters and everything else that is not a batch."""
+  return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Sharding of the leading (batch) axis."""
+  return NamedSharding(mesh, P(DATA_AXIS))
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+  """This host's rows [b, ...] as part of global arrays [B, ...]."""
+  sharding = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, rows)
+    for name, rows in batch.items()
+  }
+
+
+def feed(
+  batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+  """Puts batches on the devices one ahead of the step that uses them.
+
+  Yields:
+    ({'views', 'label'} as global arrays, this host's example indices [b]).
+  """
+  ahead = None
+  for batch in batches:
+    index = batch['index']
+    on_device = put_batch(
+      {name: batch[name] for name in ('views', 'label')}, mesh
+    )
+    if ahead is not None:
+      yield ahead
+    ahead = (on_device, index)
+  if ahead is not None:
+    yield ahead

@@ -1,0 +1,105 @@
+"""The resolved recipe in words, printed before the first step."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+
+from simclr_jax import models
+from simclr_jax.training import optimizer as optimizer_lib
+from simclr_jax.training.run import Run
+from simclr_jax.training.state import TrainState
+
+
+def flops_per_step(run: Run) -> float:
+  """FLOPs of forward and backward of one global step (model only).
+
+  Forward cost of every view times three: the backward pass multiplies each
+  weight and each activation once more (Kaplan et al. 2020, section 2.1).
+  """
+  images = run.config.train.batch_size * run.objective.num_views
+  forward = models.count_flops(run.model, run.config.data.image_size)
+  return 3.0 * images * forward
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+  width = max(len(name) for name, _ in rows)
+  return '\n'.join(f'  {name:<{width}}  {value}' for name, value in rows)
+
+
+def describe(run: Run, state: TrainState, *, start_step: int) -> str:
+  """A block of text that says what this run is about to do."""
+  config, resolved = run.config, run.resolved
+  devices = run.mesh.devices.flat
+  optim = config.optim
+  labels = (
+    f'{resolved.num_classes} classes' if resolved.num_classes else 'no labels'
+  )
+  chance = math.log(2 * config.train.batch_size - 1)
+  scale = 2.0 if config.loss.scale == 'official' else 1.0
+  rows = [
+    (
+      'data',
+      f'{run.source.name}: {resolved.num_examples:,} images, {labels}, '
+      f'{len(run.source.skipped)} unreadable skipped',
+    ),
+    ('views', f'{run.objective.num_views} of {config.data.image_size} px'),
+    (
+      'mesh',
+      f'{len(devices)} x {devices[0].device_kind} on '
+      f'{resolved.num_hosts} host(s), axes {dict(run.mesh.shape)}',
+    ),
+    (
+      'batch',
+      f'{config.train.batch_size} images ({resolved.per_device_batch} per '
+      f'device, {resolved.per_host_batch} per host)',
+    ),
+    (
+      'loss',
+      f'NT-Xent, temperature {config.loss.temperature:g}, '
+      f'{config.loss.scale} scale, {resolved.negatives_per_anchor:,} negatives '
+      f'per anchor; uniform embeddings give {scale * chance:.3f}',
+    ),
+    (
+      'steps',
+      f'{resolved.total_steps:,} ({resolved.steps_per_epoch:.1f} per epoch), '
+      f'{resolved.warmup_steps:,} of warm-up',
+    ),
+    (
+      'learning rate',
+      f'{optim.schedule}, peak {resolved.peak_lr:g} '
+      f'({optim.base_lr:g}, {optim.lr_scaling} scaling)',
+    ),
+    ('parameters', _parameters(run, state)),
+    (
+      'start',
+      f'checkpoint of step {start_step:,}'
+      if start_step
+      else 'step 0, fresh initialisation',
+    ),
+  ]
+  groups = optimizer_lib.describe_parameters(state.params, optim)
+  lines = [f'  {line}' for line in optimizer_lib.format_groups(groups)]
+  return '\n'.join(
+    [
+      f'{run.objective.name} with {optim.name}:',
+      _table(rows),
+      f'optimizer {optim.name}, weight decay {optim.weight_decay:g}:',
+      *lines,
+    ]
+  )
+
+
+def _parameters(run: Run, state: TrainState) -> str:
+  def count(tree: object) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+  parts = ', '.join(
+    f'{name} {count(tree):,}' for name, tree in state.params.items()
+  )
+  flops = models.count_flops(run.model, run.config.data.image_size)
+  return (
+    f'{count(state.params):,} ({parts}); '
+    f'{flops / 1e9:.3g} GFLOP forward per view'
+  )

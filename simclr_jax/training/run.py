@@ -1,0 +1,125 @@
+"""From a config to the parts of a run, before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import optax
+
+from simclr_jax import config as config_lib
+from simclr_jax import data
+from simclr_jax import models
+from simclr_jax import objectives
+from simclr_jax import resolve
+from simclr_jax.data.source import Source
+from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import optimizer as optimizer_lib
+from simclr_jax.training import schedule as schedule_lib
+from simclr_jax.training import state as state_lib
+from simclr_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The parts of one pretraining run.
+
+  Attributes:
+    config: As given, checked.
+    resolved: What follows from it for this data set and mesh.
+    mesh: All devices along 'data'.
+    source: Training images.
+    model, objective, schedule, optimizer: Built from the config.
+  """
+
+  config: config_lib.Config
+  resolved: resolve.Resolved
+  mesh: Mesh
+  source: Source
+  model: Any
+  objective: objectives.Objective
+  schedule: optax.Schedule
+  optimizer: optax.GradientTransformation
+
+  def abstract_state(self) -> state_lib.TrainState:
+    """Shapes, types and shardings of the state."""
+    return state_lib.abstract_state(
+      self.model,
+      self.objective,
+      optimizer=self.optimizer,
+      image_size=self.config.data.image_size,
+      mesh=self.mesh,
+    )
+
+  def init_state(self) -> state_lib.TrainState:
+    """Fresh state at step 0."""
+    return state_lib.init_state(
+      self.model,
+      self.objective,
+      optimizer=self.optimizer,
+      image_size=self.config.data.image_size,
+      seed=self.config.seed,
+      mesh=self.mesh,
+    )
+
+  def train_step(self) -> step_lib.StepFn:
+    """The jit-compiled step."""
+    return step_lib.make_train_step(
+      self.model,
+      self.objective,
+      optimizer=self.optimizer,
+      schedule=self.schedule,
+      seed=self.config.seed,
+    )
+
+
+def make_run(
+  config: config_lib.Config,
+  *,
+  mesh: Mesh | None = None,
+  workdir: str | None = None,
+  source: Source | None = None,
+) -> Run:
+  """Builds every part of a run.
+
+  Args:
+    config: Of the run.
+    mesh: Default: all devices.
+    workdir: Where a folder scan is cached and unreadable files are listed.
+    source: Training images; default: those that `config.data` names.
+
+  Raises:
+    ValueError: If config, data set and devices do not fit together.
+  """
+  config_lib.validate(config)
+  mesh = mesh_lib.make_mesh() if mesh is None else mesh
+  objective = objectives.make_objective(config)
+  if source is None:
+    source = data.make_source(
+      config.data, config.data.train_split, workdir=workdir
+    )
+  resolved = resolve.resolve(
+    config,
+    num_examples=source.num_examples,
+    num_classes=source.num_classes,
+    num_devices=mesh.size,
+    num_hosts=jax.process_count(),
+    num_views=objective.num_views,
+  )
+  schedule = schedule_lib.make_schedule(config.optim, resolved)
+  return Run(
+    config=config,
+    resolved=resolved,
+    mesh=mesh,
+    source=source,
+    model=models.make_model(
+      config.model,
+      image_size=config.data.image_size,
+      num_classes=source.num_classes if config.monitor.online_head else 0,
+    ),
+    objective=objective,
+    schedule=schedule,
+    optimizer=optimizer_lib.make_optimizer(config.optim, schedule),
+  )
