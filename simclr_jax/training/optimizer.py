@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from simclr_jax.config import PARAM_ROLES, OptimConfig
+from simclr_jax.config import OptimConfig
+from simclr_jax.config_checks import PARAM_ROLES
 
 # Any tree of arrays; here nested dicts {scope: {scope: {name: array}}}.
 Tree = Any
@@ -165,6 +166,24 @@ def describe_parameters(params: Tree, optim: OptimConfig) -> list[ParamGroup]:
     for (role, decays, adapts), entries in members.items()
   ]
   return sorted(groups, key=lambda group: -group.num_parameters)
+
+
+def format_groups(groups: list[ParamGroup]) -> list[str]:
+  """Lines of text, one for each group, with its names.
+
+  Numbers within names become '#', so that the blocks of a network share a
+  name: 'backbone/layer#_#/conv#/kernel'.
+  """
+  lines = []
+  for group in groups:
+    names = dict.fromkeys(re.sub(r'\d+', '#', name) for name in group.names)
+    lines.append(
+      f'{group.role:<11} {"decays" if group.decays else "no decay":<8} '
+      f'{"adapts" if group.adapts else "no trust ratio":<14} '
+      f'{group.num_tensors:>4} arrays {group.num_parameters:>12,} parameters: '
+      f'{", ".join(names)}'
+    )
+  return lines
 
 
 def _scale_by_keras_adam(optim: OptimConfig) -> optax.GradientTransformation:
