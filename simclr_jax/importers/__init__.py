@@ -1,0 +1,1 @@
+"""Weights of other codebases <-> ours; one file per format."""

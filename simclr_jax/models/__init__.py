@@ -1,0 +1,24 @@
+"""Views -> h -> z: the backbone, the heads and the model that names both."""
+
+from simclr_jax.models.cost import count_flops, count_parameters
+from simclr_jax.models.model import (
+  Model,
+  Outputs,
+  abstract_variables,
+  flat_paths,
+  init_variables,
+  make_model,
+)
+from simclr_jax.models.resnet import num_features
+
+__all__ = [
+  'Model',
+  'Outputs',
+  'abstract_variables',
+  'count_flops',
+  'count_parameters',
+  'flat_paths',
+  'init_variables',
+  'make_model',
+  'num_features',
+]

@@ -1,0 +1,154 @@
+"""The model: backbone, projection head and online head, outputs by name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from simclr_jax import config as config_lib
+from simclr_jax.models import blocks, heads, resnet
+
+Variables = dict[str, Any]
+
+
+class Outputs(NamedTuple):
+  """What one forward pass gives; float32 whatever the compute dtype.
+
+  Attributes:
+    h: Backbone features [N, D].
+    z: Projections [N, d], not normalised.
+    logits: Online head on stop_gradient(h) [N, K]; None without classes.
+    head_layers: (h, output of head layer 1, ..., z). Fine-tuning 'from the
+      first projection layer' (SimCLR v2) reads element 1, which is the official
+      ft_proj_selector.
+  """
+
+  h: jax.Array
+  z: jax.Array
+  logits: jax.Array | None
+  head_layers: tuple[jax.Array, ...]
+
+
+class Model(nn.Module):
+  """Scopes `backbone`, `head`, `online_head`. Made by `make_model`.
+
+  Attributes:
+    config: The model section.
+    cifar_stem: Whether the stem is CIFAR's; already decided.
+    num_classes: Of the online head; 0 is none.
+    param_dtype: Of parameters, statistics, h and z.
+  """
+
+  config: config_lib.ModelConfig
+  cifar_stem: bool
+  num_classes: int
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images_NxHxWxC: jax.Array, *, train: bool) -> Outputs:
+    """Forward pass.
+
+    Args:
+      images_NxHxWxC: Floats in [0, 1], without mean/std normalisation.
+      train: Batch norm uses the statistics of this batch and updates the moving
+        ones (apply with mutable=['batch_stats']); else the moving ones.
+
+    Raises:
+      ValueError: For another rank or integer images.
+    """
+    shape, dtype = images_NxHxWxC.shape, images_NxHxWxC.dtype
+    # Flax would take a fifth axis for one more batch axis and pool over the
+    # wrong ones; uint8 would train on a scale 255 times too large.
+    if len(shape) != 4 or not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(
+        f'The model takes float images [N, H, W, C] in [0, 1], got {dtype} '
+        f'{list(shape)}; reshape views [B, V, H, W, C] to [B*V, H, W, C] and '
+        'divide uint8 by 255'
+      )
+    compute_dtype = self.param_dtype
+    if self.config.compute_dtype == 'bfloat16':
+      compute_dtype = jnp.bfloat16
+    h = resnet.ResNet(
+      blocks.Layers(self.config, compute_dtype, self.param_dtype),
+      self.cifar_stem,
+      name='backbone',
+    )(images_NxHxWxC, train=train)
+    head_layers = heads.ProjectionHead(
+      self.config, self.param_dtype, name='head'
+    )(h, train=train)
+    logits = None
+    if self.num_classes:
+      online_head = heads.make_online_head(
+        self.num_classes, param_dtype=self.param_dtype, name='online_head'
+      )
+      logits = online_head(jax.lax.stop_gradient(h))
+    return Outputs(h, head_layers[-1], logits, head_layers)
+
+
+def uses_cifar_stem(config: config_lib.ModelConfig, image_size: int) -> bool:
+  """Whether the stem is CIFAR's: 'auto' asks for image_size <= 32."""
+  if config.stem == 'auto':
+    return image_size <= 32
+  return config.stem == 'cifar'
+
+
+def make_model(
+  config: config_lib.ModelConfig,
+  *,
+  image_size: int,
+  num_classes: int,
+  param_dtype: Any = jnp.float32,
+) -> Model:
+  """Model of a config section.
+
+  Args:
+    config: `config.model`, validated.
+    image_size: Side of the training views, pixels; only decides stem='auto'.
+      The model takes any height and width.
+    num_classes: Of the online head; 0 leaves it out.
+    param_dtype: float64 is for reference computations under `jax.enable_x64`;
+      activations follow it unless compute_dtype is 'bfloat16'.
+  """
+  return Model(
+    config,
+    cifar_stem=uses_cifar_stem(config, image_size),
+    num_classes=num_classes,
+    param_dtype=param_dtype,
+  )
+
+
+def init_variables(
+  model: Model, key: jax.Array, *, image_size: int
+) -> Variables:
+  """Fresh {'params': ..., 'batch_stats': ...}, replicated under a mesh.
+
+  Jitted: compiled once it takes seconds less than eager initialisation, and the
+  forward pass, whose result nobody asks for, is not even compiled.
+  """
+
+  def init(key: jax.Array) -> Variables:
+    images = jnp.zeros((1, image_size, image_size, 3), model.param_dtype)
+    variables = model.init(key, images, train=False)
+    # A head='none' model without batch norm in it still has both collections.
+    return {
+      'params': variables['params'],
+      'batch_stats': variables['batch_stats'],
+    }
+
+  return jax.jit(init)(key)
+
+
+def abstract_variables(model: Model, *, image_size: int) -> Variables:
+  """Shapes and dtypes of `init_variables`, without computing anything."""
+  return jax.eval_shape(
+    lambda: init_variables(model, jax.random.key(0), image_size=image_size)
+  )
+
+
+def flat_paths(variables: Variables) -> dict[str, Any]:
+  """{'params/backbone/conv1/kernel': leaf, ...}."""
+  return flax.traverse_util.flatten_dict(variables, sep='/')
