@@ -1,0 +1,217 @@
+"""Where numbers of a run go: JSON lines always, TensorBoard if installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib.util
+import json
+import math
+import os
+import time
+from typing import Any
+
+from absl import logging
+from etils import epath
+import numpy as np
+
+FILE_NAME = 'metrics.jsonl'
+# An object store has no append: the whole file is written again, so not often.
+_REMOTE_FLUSH_SECONDS = 60.0
+
+
+def number_for_json(value: Any) -> float | int | str:
+  """A number as JSON can hold it.
+
+  JSON has no NaN and no infinity. They become the strings 'NaN', 'Infinity' and
+  '-Infinity', which Python's `float` reads back: null would hide which of them
+  it was, and a bare NaN makes other readers refuse the line.
+  """
+  value = np.asarray(value).item()
+  if isinstance(value, float) and not math.isfinite(value):
+    if math.isnan(value):
+      return 'NaN'
+    return 'Infinity' if value > 0 else '-Infinity'
+  return value
+
+
+def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
+  """Records of a metrics.jsonl; [] if there is none.
+
+  A last line that a killed run left half-written is dropped.
+
+  Raises:
+    ValueError: If any other line is not a JSON object with a step: the file
+      was edited or is another one.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    return []
+  lines = path.read_text().split('\n')
+  records = []
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+      if not isinstance(record['step'], int):
+        raise TypeError('step is no integer')
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+      # Every whole line ends in a newline, so only the text after the last one
+      # can be half of a line.
+      if number == len(lines):
+        break
+      raise ValueError(
+        f'{path}, line {number} is not a metric line ({error}): {line[:80]!r}; '
+        'move the file away, or repair it'
+      ) from error
+    records.append(record)
+  return records
+
+
+class MetricWriter:
+  """Writes WORKDIR/metrics.jsonl, and TensorBoard events if clu is there.
+
+  A line is {"step": ..., "time": seconds since 1970, name: value, ...};
+  non-finite values are strings, see `number_for_json`. A run that resumes at
+  step k drops the lines after k, which its killed predecessor wrote and which
+  it writes again, so that the file has every step once. (TensorBoard event
+  files cannot be cut: there, steps that ran twice show twice.)
+
+  Only the primary process writes; elsewhere every call does nothing.
+  """
+
+  def __init__(
+    self, workdir: epath.PathLike, *, primary: bool, start_step: int = 0
+  ):
+    """Opens the files.
+
+    Args:
+      workdir: Of the run.
+      primary: Whether this process writes.
+      start_step: Step of the checkpoint the run resumes from; 0 drops all
+        lines.
+    """
+    self._primary = primary
+    self._tensorboard: Any = None
+    if not primary:
+      return
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    self._path = workdir / FILE_NAME
+    self._remote = '://' in os.fspath(self._path)
+    self._text = self._keep_until(start_step)
+    self._last_flush = time.monotonic()
+    self._dirty = False
+    # Line-buffered: a killed run loses no whole line.
+    self._file = None if self._remote else open(self._path, 'a', buffering=1)
+    self._tensorboard = _make_tensorboard(workdir)
+
+  def _keep_until(self, start_step: int) -> str:
+    """Rewrites the file without later lines; returns what stays."""
+    records = read_lines(self._path)
+    kept = [r for r in records if start_step and r['step'] <= start_step]
+    if len(kept) < len(records):
+      logging.info(
+        'dropped %d lines after step %d from %s',
+        len(records) - len(kept),
+        start_step,
+        self._path,
+      )
+    text = ''.join(json.dumps(record) + '\n' for record in kept)
+    if self._path.exists():
+      if self._remote:
+        self._path.write_text(text)  # an object is replaced as a whole
+      else:
+        new = self._path.with_name(FILE_NAME + '.new')
+        new.write_text(text)
+        new.replace(self._path)
+    return text
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes one line.
+
+    Args:
+      step: Finished steps.
+      scalars: Name -> number (Python, NumPy or JAX scalar).
+
+    Raises:
+      ValueError: If a name is 'step' or 'time', which the line has already.
+    """
+    if not self._primary:
+      return
+    if taken := {'step', 'time'} & set(scalars):
+      raise ValueError(f'{sorted(taken)} are names of the line itself')
+    record: dict[str, Any] = {
+      'step': int(step),
+      'time': round(time.time(), 3),
+    }
+    record |= {name: number_for_json(v) for name, v in scalars.items()}
+    line = json.dumps(record, allow_nan=False) + '\n'
+    if self._file is not None:
+      self._file.write(line)
+    else:
+      self._text += line
+      self._dirty = True
+      if time.monotonic() - self._last_flush > _REMOTE_FLUSH_SECONDS:
+        self.flush()
+    if self._tensorboard is not None:
+      self._tensorboard.write_scalars(
+        step, {name: float(np.asarray(v)) for name, v in scalars.items()}
+      )
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Shows images [N, H, W, C] in [0, 1] in TensorBoard; not in the file."""
+    if self._tensorboard is not None:
+      self._tensorboard.write_images(step, images)
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    """Shows a flat config in TensorBoard; the passport holds it anyway."""
+    if self._tensorboard is not None:
+      self._tensorboard.write_hparams(dict(hparams))
+
+  def flush(self) -> None:
+    """Makes everything written so far durable."""
+    if not self._primary:
+      return
+    if self._file is not None:
+      self._file.flush()
+    elif self._dirty:
+      self._path.write_text(self._text)
+      self._dirty = False
+      self._last_flush = time.monotonic()
+    if self._tensorboard is not None:
+      self._tensorboard.flush()
+
+  def close(self) -> None:
+    """Flushes and closes; twice is allowed."""
+    if not self._primary:
+      return
+    self.flush()
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+      self._tensorboard = None
+    if self._file is not None:
+      self._file.close()
+    self._primary = False
+
+
+def _make_tensorboard(workdir: epath.Path) -> Any:
+  """clu's TensorBoard writer, or None without TensorFlow, clu or tensorboard.
+
+  TensorFlow is asked for before it is imported, because importing it takes
+  seconds; the lazy import then hides the accelerators from it.
+  """
+  needed = ('tensorflow', 'clu', 'tensorboard')
+  missing = [name for name in needed if importlib.util.find_spec(name) is None]
+  if missing:
+    logging.info('no TensorBoard events: %s not installed', ', '.join(missing))
+    return None
+  from simclr_jax.data.lazy_tf import tf
+
+  # Touching it imports it, accelerators hidden, before clu does.
+  logging.info('TensorBoard events through TensorFlow %s', tf.__version__)
+  from clu import metric_writers
+
+  return metric_writers.AsyncWriter(
+    metric_writers.SummaryWriter(os.fspath(workdir))
+  )

@@ -1,0 +1,265 @@
+"""The passport: what a later command has to know about a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from absl import logging
+import jax
+
+from simclr_jax import config as config_lib
+from simclr_jax.data.source import Source
+from simclr_jax.resolve import Resolved
+from simclr_jax.training import metrics as metrics_lib
+
+SCHEMA_VERSION = 1
+_REQUIRED = ('schema_version', 'step', 'objective', 'config', 'data', 'metrics')
+_PACKAGES = (
+  'simclr_jax',
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'numpy',
+  'ml-collections',
+  'clu',
+  'tensorflow',
+  'tensorflow-cpu',
+  'tensorflow-datasets',
+)
+
+# Fields (or whole sections) that may differ between a run and its resumption,
+# and why the remaining steps are the same as without the change.
+HARMLESS = {
+  'train.log_every': 'only when metrics are written',
+  'train.diagnostics_every': 'reads embeddings, changes nothing',
+  'train.profile_start': 'only a trace',
+  'train.profile_steps': 'only a trace',
+  'checkpoint': 'only when checkpoints are saved and which are kept',
+  'data.num_workers': 'views depend on seed, epoch and index alone',
+  'data.prefetch_batches': 'views depend on seed, epoch and index alone',
+  'data.data_dir': 'the same data elsewhere: its fingerprint is compared',
+  'data.path': 'the same data elsewhere: its fingerprint is compared',
+  'data.test_split': 'never trained on',
+  'data.max_bad_fraction': 'which files are left is in the fingerprint',
+  'monitor.knn_every': 'evaluation, changes no parameter',
+  'monitor.knn_max_bank': 'evaluation, changes no parameter',
+  'eval': 'evaluation, changes no parameter',
+  'probe': 'evaluation, changes no parameter',
+  'knn': 'evaluation, changes no parameter',
+}
+
+
+def make_passport(
+  config: config_lib.Config,
+  resolved: Resolved,
+  *,
+  source: Source,
+  step: int,
+  metrics: Mapping[str, Any],
+  objective: str,
+) -> dict[str, Any]:
+  """Passport of the checkpoint at `step`, ready for JSON.
+
+  Args:
+    config: Of the run.
+    resolved: Its derived numbers.
+    source: Training images.
+    step: Finished steps.
+    metrics: Of this step; non-finite values become strings
+      (`metrics.number_for_json`).
+    objective: Name of the objective.
+  """
+  return {
+    'schema_version': SCHEMA_VERSION,
+    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+    'step': step,
+    'objective': objective,
+    'metrics': {
+      name: metrics_lib.number_for_json(v) for name, v in metrics.items()
+    },
+    'config': _with_lists(config_lib.to_dict(config)),
+    'derived': dataclasses.asdict(resolved),
+    'data': {
+      'name': source.name,
+      'fingerprint': source.fingerprint,
+      'num_examples': source.num_examples,
+      'num_classes': source.num_classes,
+      'class_names': list(source.class_names),
+      'num_skipped': len(source.skipped),
+    },
+    'preprocessing': {
+      'color': 'RGB',
+      'layout': 'NHWC',
+      'input_range': [0.0, 1.0],
+      'mean': None,
+      'std': None,
+      'image_size': config.data.image_size,
+      # Small images are resized whole (official data_util.py leaves out the
+      # crop for CIFAR-10).
+      'crop_fraction': (
+        config.eval.crop_fraction if config.data.image_size > 32 else None
+      ),
+      'resize': config.eval.resize,
+      'antialias': False,
+    },
+    'software': dict(_software()),
+  }
+
+
+def _with_lists(value: Any) -> Any:
+  """Tuples as lists: what JSON would make of them anyway."""
+  if isinstance(value, dict):
+    return {k: _with_lists(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_with_lists(v) for v in value]
+  return value
+
+
+@functools.cache
+def _software() -> dict[str, Any]:
+  """Versions, revision and devices; the same for the whole process."""
+  versions = {}
+  for name in _PACKAGES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue  # optional, or run from a checkout that is not installed
+  return {
+    'packages': versions,
+    'git_revision': git_revision(pathlib.Path(__file__).parent),
+    'python': platform.python_version(),
+    'backend': jax.default_backend(),
+    'device_kind': jax.devices()[0].device_kind,
+    'num_devices': jax.device_count(),
+    'num_processes': jax.process_count(),
+  }
+
+
+def git_revision(folder: pathlib.Path) -> str | None:
+  """Commit of the checkout that `folder` is part of, '-dirty' if changed.
+
+  None if there is no git, no repository, or `folder` is not tracked in it (a
+  package installed into an environment inside somebody's repository).
+  """
+
+  def git(*args: str) -> str | None:
+    try:
+      done = subprocess.run(
+        ('git', '-C', str(folder), *args),
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+      )
+    except (OSError, subprocess.TimeoutExpired):
+      return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+  if not git('ls-files', '.') or not (revision := git('rev-parse', 'HEAD')):
+    return None
+  changed = git('status', '--porcelain', '--untracked-files=no')
+  return revision if changed == '' else f'{revision}-dirty'
+
+
+def validate(passport: Any, *, where: str) -> None:
+  """Raises ValueError if this is no passport that this version can read."""
+  if not isinstance(passport, Mapping):
+    raise ValueError(f'{where}: a passport is a JSON object, got {passport!r}')
+  if missing := [name for name in _REQUIRED if name not in passport]:
+    raise ValueError(f'{where}: the passport lacks {", ".join(missing)}')
+  version = passport['schema_version']
+  if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    raise ValueError(
+      f'{where}: the passport has schema version {version!r}, this simclr_jax '
+      f'reads 1 to {SCHEMA_VERSION}; a newer simclr_jax wrote it, use that one'
+    )
+
+
+def config_from_passport(
+  passport: Mapping[str, Any], *, where: str = 'passport'
+) -> config_lib.Config:
+  """Config of the run that wrote the checkpoint.
+
+  Raises:
+    ValueError: If the passport or its config is not readable.
+  """
+  validate(passport, where=where)
+  try:
+    return config_lib.from_config_dict(passport['config'])
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from error
+
+
+def differences(old: config_lib.Config, new: config_lib.Config) -> list[str]:
+  """Every field that differs, as 'section.field: old -> new'."""
+  old_fields, new_fields = _flatten(old), _flatten(new)
+  return [
+    f'{name}: {old_fields[name]!r} -> {value!r}'
+    for name, value in new_fields.items()
+    if old_fields[name] != value
+  ]
+
+
+def _flatten(config: config_lib.Config) -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for name, value in config_lib.to_dict(config).items():
+    if isinstance(value, dict):
+      flat |= {f'{name}.{field}': v for field, v in value.items()}
+    else:
+      flat[name] = value
+  return flat
+
+
+def is_harmless(difference: str) -> bool:
+  """Whether an entry of `differences` leaves the rest of a run as it was."""
+  field = difference.split(':', 1)[0]
+  return field in HARMLESS or field.split('.', 1)[0] in HARMLESS
+
+
+def check_same_run(
+  passport: Mapping[str, Any], config: config_lib.Config, source: Source
+) -> list[str]:
+  """Refuses to resume another run's checkpoint.
+
+  Args:
+    passport: Of the newest checkpoint in the workdir.
+    config: Of the run that wants to resume.
+    source: Its training images.
+
+  Returns:
+    The harmless differences (also logged).
+
+  Raises:
+    ValueError: Listing every difference that would change the run.
+  """
+  old = config_from_passport(passport)
+  changed = differences(old, config)
+  harmful = [d for d in changed if not is_harmless(d)]
+  if passport['data']['fingerprint'] != source.fingerprint:
+    before = passport['data']
+    harmful.append(
+      f'training data: {before.get("name")} ({before.get("num_examples")} '
+      f'examples, fingerprint {before["fingerprint"]}) -> {source.name} '
+      f'({source.num_examples} examples, fingerprint {source.fingerprint})'
+    )
+  if harmful:
+    lines = '\n'.join(f'  - {d}' for d in harmful)
+    raise ValueError(
+      f'the workdir holds step {passport["step"]} of another run; resuming '
+      f'would mix the two:\n{lines}\n'
+      'Undo these changes to resume, or use another workdir for a new run'
+    )
+  harmless = [d for d in changed if is_harmless(d)]
+  for difference in harmless:
+    logging.info('resuming with a harmless change: %s', difference)
+  return harmless

@@ -1,0 +1,206 @@
+"""How fast a run goes and how long it still takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import time
+
+# Peak dense FLOP/s of one JAX device, by the start of `device_kind`: (bfloat16,
+# float32 at JAX's default precision: bfloat16 passes on a TPU, TF32 on a GPU).
+# A JAX device is one core of TPU v2 and v3 (half a chip) and a chip otherwise.
+# Sources: cloud.google.com/tpu/docs/v2, /v3, /v4, /v5e, /v5p, /v6e ('peak
+# compute per chip'); NVIDIA's data sheets of A100, H100, H200 (no sparsity).
+_PEAK_FLOPS = {
+  'TPU v2': (22.5e12, 22.5e12),
+  'TPU v3': (61.5e12, 61.5e12),
+  'TPU v4': (275e12, 275e12),
+  'TPU v5 lite': (197e12, 197e12),
+  'TPU v5e': (197e12, 197e12),
+  'TPU v5': (459e12, 459e12),
+  'TPU v5p': (459e12, 459e12),
+  'TPU v6 lite': (918e12, 918e12),
+  'TPU v6e': (918e12, 918e12),
+  'NVIDIA A100': (312e12, 156e12),
+  'NVIDIA H100': (989e12, 494.5e12),
+  'NVIDIA H100 PCIe': (756e12, 378e12),
+  'NVIDIA H100 NVL': (835.5e12, 417.5e12),
+  'NVIDIA H200': (989e12, 494.5e12),
+}
+# Other chips under the same first words: no figure rather than a wrong one.
+_NOT_IN_TABLE = ('TPU v4 lite', 'NVIDIA H200 NVL')
+
+
+def peak_flops(device_kind: str, compute_dtype: str) -> float | None:
+  """Published peak of a device in FLOP/s; None where it is not known (CPU).
+
+  Args:
+    device_kind: As in `jax.Device.device_kind`.
+    compute_dtype: 'bfloat16' or 'float32'.
+  """
+  if device_kind.startswith(_NOT_IN_TABLE):
+    return None
+  matches = [kind for kind in _PEAK_FLOPS if device_kind.startswith(kind)]
+  if not matches:
+    return None
+  bfloat16, float32 = _PEAK_FLOPS[max(matches, key=len)]
+  return bfloat16 if compute_dtype == 'bfloat16' else float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Speed since the report before; None where nothing was measured yet.
+
+  Attributes:
+    step, total_steps: Finished steps, and of the whole run.
+    steps_per_second: Without pauses and without the step that compiles.
+    images_per_second: Images (not views), over all devices.
+    images_per_second_per_device: The same divided by the devices.
+    input_wait_percent: Share of the time in which the loop waited for a batch.
+    mfu_percent: Model FLOP/s as a share of the devices' published peak; None
+      where the peak or the model's FLOPs are not known.
+    eta_seconds: Time to the last step at the mean pace so far, pauses included.
+  """
+
+  step: int
+  total_steps: int
+  steps_per_second: float | None = None
+  images_per_second: float | None = None
+  images_per_second_per_device: float | None = None
+  input_wait_percent: float | None = None
+  mfu_percent: float | None = None
+  eta_seconds: float | None = None
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """What is known, for the metric writers."""
+    values = dataclasses.asdict(self)
+    del values['step'], values['total_steps']
+    return {name: v for name, v in values.items() if v is not None}
+
+  def line(self, metrics: Mapping[str, float] | None = None) -> str:
+    """One line for people, with `metrics` in their order."""
+    share = 100 * self.step / max(self.total_steps, 1)
+    parts = [f'step {self.step}/{self.total_steps} ({share:.1f}%)']
+    parts += [f'{name} {value:.4g}' for name, value in (metrics or {}).items()]
+    if self.images_per_second is not None:
+      parts.append(
+        f'{self.images_per_second:.4g} images/s '
+        f'({self.images_per_second_per_device:.4g} per device)'
+      )
+    if self.input_wait_percent is not None:
+      parts.append(f'input wait {self.input_wait_percent:.0f}%')
+    if self.mfu_percent is not None:
+      parts.append(f'MFU {self.mfu_percent:.1f}%')
+    if self.eta_seconds is not None:
+      parts.append(f'ETA {format_seconds(self.eta_seconds)}')
+    return ' | '.join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+  """'45 s', '12 min 5 s', '3 h 12 min', '2 d 4 h': the two largest units."""
+  left = round(seconds)
+  parts: list[tuple[int, str]] = []
+  for unit, length in (('d', 86_400), ('h', 3_600), ('min', 60), ('s', 1)):
+    count, left = divmod(left, length)
+    if count or parts:
+      parts.append((count, unit))
+  return ' '.join(f'{n} {unit}' for n, unit in parts[:2] if n) or '0 s'
+
+
+class Progress:
+  """Measures a loop of `waiting_for_input`, step, `report` now and then.
+
+  The first step compiles, so the clock starts when the loop comes back for the
+  second batch: dispatching the first step has returned by then.
+  """
+
+  def __init__(
+    self,
+    total_steps: int,
+    *,
+    start_step: int,
+    batch_size: int,
+    num_devices: int,
+    flops_per_step: float | None = None,
+    peak_flops: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Starts before the first step.
+
+    Args:
+      total_steps: Of the whole run.
+      start_step: Finished steps.
+      batch_size: Global batch, in images.
+      num_devices: Of the mesh.
+      flops_per_step: Of one step over the whole global batch (all devices).
+      peak_flops: Of one device, see `peak_flops`.
+      clock: Seconds; replaced in tests.
+    """
+    self._total_steps = total_steps
+    self._first_step = start_step + 1
+    self._batch_size = batch_size
+    self._num_devices = num_devices
+    self._flops_per_step = flops_per_step
+    self._peak_flops = peak_flops
+    self._clock = clock
+    self._num_waits = 0
+    # Of the whole measurement, and of the window since the last report.
+    self._begin: float | None = None
+    self._window_begin = 0.0
+    self._window_step = self._first_step
+    self._waited = 0.0
+    self._paused = 0.0
+
+  @contextlib.contextmanager
+  def waiting_for_input(self) -> Iterator[None]:
+    """Encloses the fetching of a batch."""
+    begin = self._clock()
+    self._num_waits += 1
+    if self._num_waits == 2:
+      self._begin = self._window_begin = begin
+      self._paused = 0.0
+    try:
+      yield
+    finally:
+      if self._begin is not None:
+        self._waited += self._clock() - begin
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Encloses what is no training, such as an evaluation."""
+    begin = self._clock()
+    try:
+      yield
+    finally:
+      self._paused += self._clock() - begin
+
+  def report(self, step: int) -> Report:
+    """Speed since the last report; `step` has finished on the devices."""
+    now = self._clock()
+    blank = Report(step=step, total_steps=self._total_steps)
+    num_steps = step - self._window_step
+    seconds = now - self._window_begin - self._paused
+    if self._begin is None or num_steps <= 0 or seconds <= 0:
+      return blank
+    rate = num_steps / seconds
+    pace = (now - self._begin) / (step - self._first_step)
+    report = dataclasses.replace(
+      blank,
+      steps_per_second=rate,
+      images_per_second=rate * self._batch_size,
+      images_per_second_per_device=rate * self._batch_size / self._num_devices,
+      input_wait_percent=100 * min(self._waited / seconds, 1.0),
+      mfu_percent=self._mfu_percent(rate),
+      eta_seconds=max(self._total_steps - step, 0) * pace,
+    )
+    self._window_begin, self._window_step = now, step
+    self._waited = self._paused = 0.0
+    return report
+
+  def _mfu_percent(self, steps_per_second: float) -> float | None:
+    if not self._flops_per_step or not self._peak_flops:
+      return None
+    peak = self._peak_flops * self._num_devices
+    return 100 * self._flops_per_step * steps_per_second / peak
