@@ -327,7 +327,7 @@ class ProbeConfig:
   mode: str = 'features'
   batch_size: int = 512
   epochs: int = 100
-  base_lrs: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+  base_lrs: tuple[float, ...] = (0.1, 0.01, 0.03, 0.3, 1.0)
   weight_decays: tuple[float, ...] = (0.0, 1e-6, 1e-4)
   num_seeds: int = 1
   holdout_fraction: float = 0.1
@@ -420,6 +420,24 @@ def from_config_dict(
   if problems:
     raise ValueError(_list_problems(problems))
   return config
+
+
+def find_preset(
+  presets: collections.abc.Mapping[str, Config], name: str
+) -> ml_collections.ConfigDict:
+  """What a config file returns for `--config=file.py:name`.
+
+  Raises:
+    ValueError: If there is no such preset; it lists those there are.
+  """
+  if name not in presets:
+    close = difflib.get_close_matches(name, presets, n=1)
+    hint = f' (did you mean {close[0]!r}?)' if close else ''
+    raise ValueError(
+      f'{name!r} is not a preset of this config file{hint}; '
+      f'known: {", ".join(presets)}'
+    )
+  return to_config_dict(presets[name])
 
 
 def replace(config: Config, **sections: dict[str, Any]) -> Config:
