@@ -30,6 +30,11 @@ def merge_views(views: jax.Array) -> jax.Array:
   return views.reshape(-1, *views.shape[2:])
 
 
+def label_views(label: jax.Array) -> jax.Array:
+  """[B] -> [B*V], each label beside its image's views."""
+  return jnp.broadcast_to(label[:, None], (*label.shape, NUM_VIEWS)).reshape(-1)
+
+
 def make_simclr(config: config_lib.Config) -> Objective:
   """NT-Xent between two views of every image in the global batch."""
 
@@ -50,7 +55,7 @@ def make_simclr(config: config_lib.Config) -> Objective:
     metrics = {'contrast_loss': loss, **metrics}
     if outputs.logits is not None:
       head_loss, head_metrics = online_head.online_head_loss(
-        outputs.logits, jnp.repeat(batch['label'], NUM_VIEWS)
+        outputs.logits, label_views(batch['label'])
       )
       loss, metrics = loss + head_loss, {**metrics, **head_metrics}
     return LossResult(loss, model_state, extra, metrics, z)

@@ -69,8 +69,8 @@ def make_train_step(
       'loss': loss,
       **result.metrics,
       'learning_rate': schedule(state.step),
-      'grad_norm': optax.global_norm(grads),
-      'param_norm': optax.global_norm(state.params),
+      'grad_norm': optax.tree.norm(grads),
+      'param_norm': optax.tree.norm(state.params),
     }
     new_state = TrainState(
       step=state.step + 1,
