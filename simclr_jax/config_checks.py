@@ -270,7 +270,7 @@ def _check_best_metric(check: _Checker) -> None:
       'never',
       given=['data.test_split'],
     )
-  if not config.checkpoint.keep_best:
+  if config.checkpoint.keep_best <= 0:
     return
   metric = config.checkpoint.best_metric
   if metric == 'knn_top1' and never_knn:

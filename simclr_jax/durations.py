@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 UNITS = ('steps', 'epochs', 'examples')
@@ -36,6 +37,8 @@ def parse(text: str) -> Duration:
     amount = float(match.group(1))
   except ValueError:
     raise ValueError(f'{match.group(1)!r} is not a number') from None
+  if not math.isfinite(amount):
+    raise ValueError(f'{text!r} is too long for a number')
   if unit != 'epochs' and amount != int(amount):
     raise ValueError(f'{text!r}: {unit} must be a whole number')
   return Duration(amount=amount, unit=unit)

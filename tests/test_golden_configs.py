@@ -1,0 +1,100 @@
+"""Recipes move only where somebody meant them to."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from simclr_jax import config as config_lib
+
+TESTS = pathlib.Path(__file__).resolve().parent
+
+
+def _load_writer():
+  path = TESTS / 'write_golden_configs.py'
+  spec = importlib.util.spec_from_file_location('write_golden_configs', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+writer = _load_writer()
+TEXTS = writer.texts()
+CONFIG_FILES = sorted((TESTS.parent / 'configs').glob('*.py'))
+
+
+def test_every_golden_file_has_its_preset():
+  assert {p.name for p in writer.GOLDEN.glob('*.txt')} == set(TEXTS), (
+    'run `make golden-configs` and commit the difference'
+  )
+
+
+@pytest.mark.parametrize('name', TEXTS)
+def test_preset_is_as_recorded(name):
+  assert (writer.GOLDEN / name).read_text() == TEXTS[name], (
+    'run `make golden-configs` and commit the difference'
+  )
+
+
+@pytest.mark.parametrize('path', CONFIG_FILES, ids=lambda p: p.stem)
+def test_presets_are_possible_and_unknown_ones_are_named(path):
+  module = writer.load_config_file(path)
+  assert module.get_config() == module.get_config(next(iter(module.PRESETS)))
+  for preset in module.PRESETS:
+    values = module.get_config(preset)
+    if values.data.source == 'folder':
+      # The one thing that only the user knows; without it, the error says so.
+      with pytest.raises(ValueError, match='config.data.path'):
+        config_lib.from_config_dict(values)
+      values.data.path = '/pictures'
+    assert config_lib.from_config_dict(values)
+    assert preset in module.__doc__, 'the header describes every preset'
+  with pytest.raises(ValueError) as error:
+    module.get_config(next(iter(module.PRESETS)) + 'x')
+  assert 'did you mean' in str(error.value)
+  for preset in module.PRESETS:
+    assert preset in str(error.value)
+
+
+def test_flattened_text_shows_a_moved_number():
+  before = writer.flatten(config_lib.to_config_dict(config_lib.Config()))
+  config = config_lib.replace(
+    config_lib.Config(data=config_lib.DataConfig(name='')),
+    data={'name': 'x'},
+    optim={'base_lr': 0.31},
+  )
+  after = writer.flatten(config_lib.to_config_dict(config))
+  assert set(after) - set(before) == {
+    "config.data.name = 'x'",
+    'config.optim.base_lr = 0.31',
+  }
+
+
+# FACTS of the sources, as in the headers: the numbers that make the recipe.
+@pytest.mark.parametrize(
+  'name,lines',
+  [
+    (
+      'cifar10.official',
+      ['optim.base_lr = 1.0', 'loss.temperature = 0.5', 'model.depth = 18'],
+    ),
+    (
+      'imagenet.v1',
+      ['optim.base_lr = 0.3', 'optim.weight_decay = 1e-06'],
+    ),
+    (
+      'imagenet.readme',
+      ["optim.lr_scaling = 'sqrt'", 'optim.base_lr = 0.075'],
+    ),
+    ('imagenet.v2', ["optim.warmup = '40 epochs'", 'optim.base_lr = 0.1']),
+    (
+      'cifar10.dkobak_100',
+      ['optim.base_lr = 0.06', 'optim.decay_exclude = ()'],
+    ),
+  ],
+)
+def test_published_numbers(name, lines):
+  text = TEXTS[f'{name}.txt'].splitlines()
+  assert {f'config.{line}' for line in lines} <= set(text)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import resolve
+
+
+def _config(**sections):
+  return config_lib.replace(
+    config_lib.Config(data=config_lib.DataConfig(name='d')), **sections
+  )
+
+
+def _resolve(config, **changes):
+  arguments = {'num_examples': 50_000, 'num_classes': 10, 'num_devices': 8}
+  return resolve.resolve(config, **(arguments | changes))
+
+
+def test_official_cifar10_numbers():
+  config = _config(
+    train={
+      'batch_size': 512,
+      'duration': '1000 epochs',
+      'log_every': '10 steps',
+      'diagnostics_every': '0 steps',
+    },
+    optim={'base_lr': 1.0, 'warmup': '10 epochs'},
+    checkpoint={'every': '1 epochs'},
+    monitor={'knn_every': '50 epochs'},
+  )
+  resolved = _resolve(config, num_hosts=2)
+  assert resolved == resolve.Resolved(
+    num_examples=50_000,
+    num_classes=10,
+    num_devices=8,
+    num_hosts=2,
+    per_device_batch=64,
+    per_host_batch=256,
+    steps_per_epoch=97.65625,
+    total_steps=97_657,
+    warmup_steps=976,
+    peak_lr=2.0,
+    log_every_steps=10,
+    diagnostics_every_steps=0,
+    checkpoint_every_steps=97,
+    knn_every_steps=4882,
+    negatives_per_anchor=1022,
+  )
+
+
+@pytest.mark.parametrize(
+  'scaling,base,expected',
+  # 4.8 both ways at batch 4096: the two papers' equivalence.
+  [('linear', 0.3, 4.8), ('sqrt', 0.075, 4.8), ('none', 0.3, 0.3)],
+)
+def test_scaling(scaling, base, expected):
+  assert math.isclose(resolve.scale_lr(base, 4096, scaling), expected)
+
+
+@pytest.mark.parametrize('views', [1, 2, 8])
+def test_negatives_count_every_view_of_every_other_image(views):
+  config = _config(train={'batch_size': 16})
+  resolved = _resolve(config, num_views=views)
+  others = [(image, view) for image in range(1, 16) for view in range(views)]
+  assert resolved.negatives_per_anchor == len(others)
+
+
+def test_lists_every_problem_at_once():
+  config = _config(
+    train={'batch_size': 30, 'duration': '5 steps'},
+    optim={'warmup': '5 steps'},
+  )
+  with pytest.raises(ValueError) as error:
+    _resolve(config, num_examples=20, num_hosts=3)
+  text = str(error.value)
+  assert 'nearest multiple is 24' in text
+  assert '8 devices do not divide over 3 hosts' in text
+  assert 'larger than the training split (20 images)' in text
+  assert 'the peak learning rate would never be reached' in text
+
+
+def test_a_batch_below_the_number_of_devices_names_a_batch_that_works():
+  with pytest.raises(ValueError, match='nearest multiple is 8'):
+    _resolve(_config(train={'batch_size': 2}))
+
+
+def test_no_warmup_is_fine():
+  config = _config(
+    train={'duration': '1 steps', 'batch_size': 8},
+    optim={'warmup': '0 epochs'},
+  )
+  resolved = _resolve(config)
+  assert (resolved.warmup_steps, resolved.total_steps) == (0, 1)
