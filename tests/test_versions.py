@@ -33,12 +33,13 @@ def _all_pins() -> dict[str, str]:
 def test_pre_commit_runs_the_pinned_versions():
   config = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
   pins = _all_pins()
-  seen = {}
+  tools = set()
   for repo in config['repos']:
     for hook in repo['hooks']:
-      seen |= _pins('\n'.join(hook['additional_dependencies']))
-  assert {'ruff', 'mypy'} <= set(seen)
-  assert seen == {name: pins[name] for name in seen}
+      seen = _pins('\n'.join(hook['additional_dependencies']))
+      assert seen == {name: pins[name] for name in seen}, hook['id']
+      tools |= set(seen)
+  assert {'ruff', 'mypy'} <= tools
 
 
 def test_pins_satisfy_the_package():
