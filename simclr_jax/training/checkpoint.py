@@ -1,0 +1,401 @@
+"""Checkpoints: saved whole, restored strictly, read past damage loudly.
+
+A step is a folder WORKDIR/checkpoints/<step> with four items: `state` (every
+array of the training state), `encoder` (params and batch_stats, what evaluation
+reads), `passport` and `manifest` (JSON). The only file that imports Orbax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import os
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from simclr_jax.config import CheckpointConfig
+from simclr_jax.training import manifest as manifest_lib
+from simclr_jax.training import metrics as metrics_lib
+from simclr_jax.training import steps as steps_lib
+
+PyTree = Any
+# What callers need of the parts that know nothing of Orbax.
+CheckpointMismatch = manifest_lib.CheckpointMismatch
+DamagedCheckpoint = steps_lib.DamagedCheckpoint
+FINISHED = steps_lib.FINISHED
+FOLDER = steps_lib.FOLDER
+fingerprint = manifest_lib.fingerprint
+list_steps = steps_lib.list_steps
+wait_for_new_step = steps_lib.wait_for_new_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A training state from disk.
+
+  Attributes:
+    state: As asked for, on the shardings asked for.
+    step: Of the checkpoint.
+    passport: JSON saved with it.
+  """
+
+  state: PyTree
+  step: int
+  passport: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedEncoder:
+  """A frozen encoder from disk.
+
+  Attributes:
+    variables: {'params', 'batch_stats'} of NumPy arrays.
+    passport: JSON saved with it.
+    step: Of the checkpoint.
+    path: Folder of the checkpoint.
+    fingerprint: Of the variables.
+  """
+
+  variables: dict[str, PyTree]
+  passport: dict[str, Any]
+  step: int
+  path: str
+  fingerprint: str
+
+
+class Checkpointer:
+  """Saves and restores the checkpoints of one run.
+
+  The newest `keep_latest` and the `keep_best` best are kept, so the newest is
+  never deleted whatever the metric does. Every process has to make the same
+  calls.
+  """
+
+  def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
+    """Opens, and creates, the folder of checkpoints (may be gs://...)."""
+    self._directory = steps_lib.absolute(directory)
+    self._config = config
+    self._best = steps_lib.KeepBest(
+      config.best_metric, num_kept=config.keep_best
+    )
+    for step in steps_lib.steps_in(self._directory):
+      try:
+        _, manifest = _read_json_items(self._directory / str(step))
+      except Exception as error:
+        # Restoring says so loudly; a damaged step is no candidate for best.
+        logging.info(
+          'no score of step %d: %s', step, steps_lib.reason_of(error)
+        )
+      else:
+        self._best.record(step, manifest['metrics'])
+    policies: list[Any] = [preservation_policy.LatestN(n=config.keep_latest)]
+    if config.keep_best:
+      policies.append(self._best)
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        create=True,
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        enable_async_checkpointing=config.asynchronous,
+        # What a killed save left behind; finished steps are not touched.
+        cleanup_tmp_directories=True,
+        # Reads no files of old steps, any of which may be damaged.
+        lightweight_initialize=True,
+      ),
+    )
+
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    *,
+    encoder: Mapping[str, PyTree],
+    passport: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+  ) -> None:
+    """Saves a step; returns once the arrays may be donated.
+
+    Waits for a save that is still being written, and raises its error.
+
+    Args:
+      step: Finished steps; later than every step in the folder.
+      state: Training state, arrays only.
+      encoder: {'params', 'batch_stats'}.
+      passport: JSON, see training/passport.py.
+      metrics: Of this step; `best_metric` need not be among them.
+
+    Raises:
+      ValueError: If the folder has this step or a later one: Orbax would
+        return without having saved.
+    """
+    latest = self._manager.latest_step()
+    if latest is not None and step <= latest:
+      raise ValueError(
+        f'cannot save step {step}: {self._directory} already holds step '
+        f'{latest}. Resume from it, or use another workdir'
+      )
+    if set(encoder) != {'params', 'batch_stats'}:
+      raise ValueError(
+        f'encoder holds {sorted(encoder)}, not params and batch_stats'
+      )
+    passport = json.loads(json.dumps(passport, allow_nan=False))
+    manifest = manifest_lib.make_manifest(
+      {'state': state, 'encoder': encoder},
+      passport=passport,
+      metrics={k: metrics_lib.number_for_json(v) for k, v in metrics.items()},
+      best_metric=self._config.best_metric,
+    )
+    self._best.record(step, metrics)
+    saved = self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_to_store(state)),
+        encoder=ocp.args.StandardSave(_to_store(encoder)),
+        passport=ocp.args.JsonSave(passport),
+        manifest=ocp.args.JsonSave(manifest),
+      ),
+      force=True,
+    )
+    if not saved:
+      raise RuntimeError(f'Orbax did not save step {step}; it gave no reason')
+
+  def latest_passport(self) -> dict[str, Any] | None:
+    """Newest readable passport; None if there is no checkpoint.
+
+    Raises:
+      DamagedCheckpoint: If there are checkpoints and none has a readable one.
+    """
+    self.wait()
+
+    def read(step: int) -> dict[str, Any]:
+      return _read_json_items(self._directory / str(step))[0]
+
+    found = steps_lib.first_readable(self._directory, self._newest_first, read)
+    return found.value if found else None
+
+  def restore_latest(self, abstract_state: PyTree) -> Restored | None:
+    """The newest readable state; None if there is no checkpoint at all.
+
+    A damaged step is reported on stderr and as an error in the log, and once an
+    older one has been read it is renamed to <step>.damaged-<k>, so that the
+    step can be saved again. Nothing is ever deleted.
+
+    Args:
+      abstract_state: Tree of jax.ShapeDtypeStruct with shardings; they may be
+        of another mesh than the one that saved.
+
+    Raises:
+      CheckpointMismatch: If names, shapes or types differ at all.
+      DamagedCheckpoint: If there are checkpoints and none is readable.
+      ValueError: If a leaf of `abstract_state` has no sharding.
+    """
+    targets = {
+      name: _target(name, leaf)
+      for name, leaf in manifest_lib.flatten(abstract_state).items()
+    }
+    self.wait()
+
+    def read(step: int) -> Restored:
+      flat, passport = self._restore(step, targets)
+      state = jax.tree.unflatten(
+        jax.tree.structure(abstract_state), list(flat.values())
+      )
+      return Restored(state=state, step=step, passport=passport)
+
+    found = steps_lib.first_readable(self._directory, self._newest_first, read)
+    if found is None:
+      return None
+    self._set_aside(found.damaged)
+    return found.value
+
+  def wait(self) -> None:
+    """Blocks until everything is on disk; raises what went wrong there."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+
+  def close(self) -> None:
+    """Waits, then frees threads."""
+    self._manager.close()
+
+  def _newest_first(self) -> list[int]:
+    return steps_lib.steps_in(self._directory)[::-1]
+
+  def _restore(
+    self, step: int, targets: Mapping[str, jax.ShapeDtypeStruct]
+  ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """(arrays by name, in the order of `targets`; passport) of one step."""
+    path = self._directory / str(step)
+    passport, manifest = _read_json_items(path)
+    saved = manifest['arrays']['state']
+    manifest_lib.check_match(
+      saved, manifest_lib.describe(targets), where=f'checkpoint {path}'
+    )
+    items = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(manifest_lib.nest(targets))
+      ),
+    )
+    flat = manifest_lib.flatten(items['state'])
+    manifest_lib.check_digests(saved, flat)
+    return {name: flat[name] for name in targets}, passport
+
+  def _set_aside(self, damaged: Sequence[int]) -> None:
+    """Renames damaged steps, so that the run can save them again."""
+    if not damaged:
+      return
+    if jax.process_index() == 0:
+      for step in damaged:
+        old, count = self._directory / str(step), 0
+        while (new := old.with_name(f'{step}.damaged-{count}')).exists():
+          count += 1
+        old.rename(new)
+        steps_lib.shout(f'damaged checkpoint {old} is now {new}')
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged checkpoints set aside')
+    for step in damaged:
+      self._best.forget(step)
+    self._manager.reload()
+
+
+def _to_store(tree: PyTree) -> dict[str, Any]:
+  return manifest_lib.nest(manifest_lib.flatten(tree))
+
+
+def _target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+  if getattr(leaf, 'sharding', None) is None:
+    raise ValueError(
+      f'abstract_state.{name} has no sharding: the array would come back laid '
+      'out for the devices that saved it'
+    )
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _read_json_items(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Passport and manifest of a step, as they were saved."""
+  handler = ocp.JsonCheckpointHandler()
+  passport, manifest = (
+    handler.restore(path / item) for item in ('passport', 'manifest')
+  )
+  manifest_lib.check_manifest(manifest, passport)
+  return passport, manifest
+
+
+def load_encoder(
+  path: epath.PathLike, *, step: int | str | None = None
+) -> LoadedEncoder:
+  """The encoder of a checkpoint, also while the run is still writing others.
+
+  Args:
+    path: Workdir, folder of checkpoints, or folder of one step.
+    step: A step; 'best' by the run's own config.checkpoint.best_metric; None
+      for the newest. The newest and the best fall back, loudly, to the next
+      one where a checkpoint is damaged; a step asked for by number does not.
+
+  Raises:
+    ValueError: If there is no such checkpoint.
+    DamagedCheckpoint: If none is readable.
+  """
+  folder, step = _locate(path, step)
+
+  def candidates() -> list[int]:
+    steps = steps_lib.steps_in(folder)
+    if step is None:
+      return steps[::-1]
+    if step == 'best':
+      return _best_first(folder, steps)
+    return [number for number in steps if number == step]
+
+  def read(number: int) -> LoadedEncoder:
+    return _read_encoder(folder / str(number), number)
+
+  found = steps_lib.first_readable(folder, candidates, read)
+  if found is None:
+    asked = '' if step is None else f'{step} '
+    raise ValueError(
+      f'no checkpoint {asked}in {folder}; there are steps: '
+      f'{steps_lib.steps_in(folder) or "none"}. A workdir, its folder '
+      f'{FOLDER!r} or the folder of one step is wanted'
+    )
+  return found.value
+
+
+def _locate(
+  path: epath.PathLike, step: int | str | None
+) -> tuple[epath.Path, int | str | None]:
+  """Folder of checkpoints and the step asked for."""
+  if isinstance(step, str) and step != 'best':
+    raise ValueError(f"step must be a number, 'best' or None, got {step!r}")
+  folder = steps_lib.checkpoints_folder(path)
+  whole = steps_lib.absolute(path)
+  if folder.exists() or not whole.name.isdigit() or not whole.is_dir():
+    return folder, step
+  if step not in (None, int(whole.name)):
+    raise ValueError(f'{whole} is one checkpoint; step {step!r} is not in it')
+  return whole.parent, int(whole.name)
+
+
+def _best_first(folder: epath.Path, steps: Sequence[int]) -> list[int]:
+  """Steps by falling score in the best_metric of the newest; ties: newest."""
+  manifests = {}
+  for step in reversed(steps):
+    try:
+      _, manifests[step] = _read_json_items(folder / str(step))
+    except Exception as error:
+      if not steps_lib.is_damage(error):
+        raise
+      steps_lib.shout(
+        f'checkpoint {folder / str(step)} is DAMAGED and is not used: '
+        f'{steps_lib.reason_of(error)}'
+      )
+  metric = next((m['best_metric'] for m in manifests.values()), None)
+  scores = {
+    step: score
+    for step, manifest in manifests.items()
+    if (score := steps_lib.score(manifest['metrics'], str(metric))) is not None
+  }
+  if steps and not scores:
+    raise ValueError(
+      f'no checkpoint in {folder} has the metric {metric!r} that would make it '
+      'the best; ask for a step, or for the newest with step=None'
+    )
+  return sorted(scores, key=lambda s: (scores[s], s), reverse=True)
+
+
+def _read_encoder(path: epath.Path, step: int) -> LoadedEncoder:
+  passport, manifest = _read_json_items(path)
+  saved = manifest['arrays']['encoder']
+  targets = manifest_lib.nest(
+    {n: np.empty(e['shape'], np.dtype(e['dtype'])) for n, e in saved.items()}
+  )
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    variables = checkpointer.restore(
+      path / 'encoder',
+      args=ocp.args.PyTreeRestore(
+        item=targets,
+        restore_args=jax.tree.map(
+          lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype),
+          targets,
+        ),
+      ),
+    )
+  manifest_lib.check_match(
+    saved, manifest_lib.describe(variables), where=f'encoder of {path}'
+  )
+  manifest_lib.check_digests(saved, variables)
+  variables = {'params': {}, 'batch_stats': {}, **variables}
+  return LoadedEncoder(
+    variables=variables,
+    passport=passport,
+    step=step,
+    path=os.fspath(path),
+    fingerprint=fingerprint(variables),
+  )
