@@ -1,13 +1,14 @@
 """Colour distortions, blur and solarization of one image, in TensorFlow.
 
 Every function is deterministic: its amounts are arguments, `views.py` draws
-them. Images are float32 [H, W, 3] of static shape; amounts are scalar tensors or numbers. No
-function clips except `color_jitter`, which clips after each of its steps.
+them. Images are float32 [H, W, 3] of static shape, amounts scalar tensors or
+numbers. Nothing clips except `color_jitter`, after each of its steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+import functools
 
 from simclr_jax.data.lazy_tf import tf
 
@@ -65,7 +66,7 @@ def hue(image: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
   return tf.image.adjust_hue(image, delta)
 
 
-def color_ops(kind: str, brightness_mode: str) -> dict[str, ColorOp]:
+def make_color_ops(kind: str, brightness_mode: str) -> dict[str, ColorOp]:
   """The four jitter operations by name, in torchvision's fixed order.
 
   Args:
@@ -92,16 +93,33 @@ def color_jitter(
   image: tf.Tensor,
   amounts: Mapping[str, tf.Tensor],
   *,
-  ops: Mapping[str, ColorOp],
-  order: Sequence[str],
+  color_ops: Mapping[str, ColorOp],
+  order: tf.Tensor | None = None,
 ) -> tf.Tensor:
-  """Applies `ops` in `order`, clipping to [0, 1] after each.
+  """Applies the operations of `amounts`, clipping to [0, 1] after each.
 
   The first operation sees the image as it comes: unclipped, with the overshoot
   of bicubic resizing (official data_util.py:color_jitter_rand).
+
+  Args:
+    image: [H, W, 3].
+    amounts: Amount of each operation to apply, by name.
+    color_ops: See `make_color_ops`.
+    order: int32 [len(amounts)], a permutation of the positions in `amounts`;
+      None applies them as they stand there.
   """
-  for name in order:
-    image = clip(ops[name](image, amounts[name]))
+  names = list(amounts)
+  for step in range(len(names)):
+    branches = [
+      functools.partial(color_ops[name], image, amounts[name]) for name in names
+    ]
+    # A switch at each step, not one over all orders: TensorFlow visits every
+    # node of the branches not taken, and 24 orders have 96 operations.
+    image = clip(
+      branches[step]()
+      if order is None
+      else tf.switch_case(order[step], branches)
+    )
   return image
 
 

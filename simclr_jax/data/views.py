@@ -10,15 +10,11 @@ the example, the epoch and its index: not on hosts, workers or a restart.
 from __future__ import annotations
 
 from collections.abc import Callable
-import functools
-import hashlib
 import itertools
 
-import numpy as np
-
 from simclr_jax import config as config_lib
-from simclr_jax.data import crops
-from simclr_jax.data import ops
+from simclr_jax.data import crops, ops
+from simclr_jax.data.draws import Draws
 from simclr_jax.data.lazy_tf import tf
 
 # (image, words, batch_words) -> views [V, H, W, 3].
@@ -44,10 +40,10 @@ def make_view_fn(
     examples of a step, read only where `blur_sigma_per` is 'batch'.
 
   Raises:
-    ValueError: If a setting could have no effect at this image size, see
-      `find_problems`.
+    ValueError: If a setting would have no effect: a blur below 20 px, official
+      crops of less than a tenth of the image; or if there are no views.
   """
-  _check(augment, image_size, num_views)
+  _check(augment, image_size=image_size, num_views=num_views)
 
   def view_fn(
     image: tf.Tensor, words: tf.Tensor, batch_words: tf.Tensor
@@ -56,7 +52,7 @@ def make_view_fn(
     views = []
     for index in range(num_views):
       draws = Draws(words, f'view{index}')
-      batch_draws = Draws(batch_words, f'view{index}')
+      batch_draws = Draws(batch_words, f'batch/view{index}')
       view = _crop(image, draws, augment=augment, image_size=image_size)
       view = _distort_color(view, draws, augment=augment)
       view = _blur(view, draws, batch_draws, augment=augment)
@@ -64,7 +60,8 @@ def make_view_fn(
       views.append(view)
     return tf.stack(views)
 
-  return view_fn
+  # tf.data would otherwise rewrite this as AutoGraph, which takes seconds.
+  return tf.autograph.experimental.do_not_convert(view_fn)
 
 
 def make_eval_fn(
@@ -96,74 +93,28 @@ def make_eval_fn(
       )
     )
 
-  return eval_fn
+  return tf.autograph.experimental.do_not_convert(eval_fn)
 
 
-class Draws:
-  """Named uniform draws from two words; a name may be drawn once.
-
-  The seed of a draw is the words XOR 64 bits of a hash of its full name:
-  different names give different seeds for the same words, at the price of one
-  operation, and all 64 bits of the words count (tf.random's own fold_in
-  keeps 32). TensorFlow's generator (Philox) scrambles the seed.
-  """
-
-  def __init__(self, words: tf.Tensor, scope: str):
-    words = tf.convert_to_tensor(words)
-    self._words = (
-      words if words.dtype == tf.int32 else tf.bitcast(words, tf.int32)
-    )
-    self._scope = scope
-    self._used: set[str] = set()
-
-  def seed(self, name: str) -> tf.Tensor:
-    """int32 [2] seed that belongs to this name alone."""
-    if name in self._used:
-      raise ValueError(
-        f'{self._scope}/{name} was drawn before: a second draw would repeat it'
-      )
-    self._used.add(name)
-    digest = hashlib.sha256(f'{self._scope}/{name}'.encode()).digest()
-    tag = np.frombuffer(digest[:8], '<i4')
-    return tf.bitwise.bitwise_xor(self._words, tf.constant(tag))
-
-  def uniform(
-    self, name: str, low: float = 0.0, high: float = 1.0
-  ) -> tf.Tensor:
-    """float32 scalar in [low, high)."""
-    return tf.random.stateless_uniform([], self.seed(name), low, high)
-
-  def chance(self, name: str, probability: float) -> tf.Tensor:
-    """Boolean scalar; true with the given probability."""
-    return self.uniform(name) < probability
-
-
-def find_problems(
-  augment: config_lib.AugmentConfig, *, image_size: int
-) -> list[str]:
-  """Settings that would silently do nothing at this image size."""
+def _check(
+  augment: config_lib.AugmentConfig, *, image_size: int, num_views: int
+) -> None:
+  """Refuses what would silently do nothing; the schema knows no image size."""
   problems = []
+  if num_views < 1:
+    problems.append(f'num_views = {num_views}: must be at least 1')
   if augment.blur_prob > 0 and ops.blur_radius(image_size) < 1:
     problems.append(
       f'augment.blur_prob = {augment.blur_prob:g} at image_size {image_size}: '
       'below 20 px the blur has a single tap and changes nothing; set it to 0'
     )
   least = crops.OFFICIAL_MIN_OBJECT_COVERED
-  if augment.crop_sampler == 'official' and augment.crop_area[1] < least:
+  if augment.crop_sampler == 'official' and augment.crop_area[1] <= least:
     problems.append(
       f'augment.crop_area = {augment.crop_area!r}: the official sampler takes '
-      f'no area below {least:g} and would always return the whole image; raise '
-      "the upper end or use crop_sampler='torchvision'"
+      f'no area below {least:g}, so it would return the whole image every '
+      "time; raise the upper end or use crop_sampler='torchvision'"
     )
-  return problems
-
-
-def _check(
-  augment: config_lib.AugmentConfig, image_size: int, num_views: int
-) -> None:
-  problems = find_problems(augment, image_size=image_size)
-  if num_views < 1:
-    problems.append(f'num_views = {num_views}: must be at least 1')
   if problems:
     raise ValueError('\n'.join(problems))
 
@@ -204,7 +155,7 @@ def _distort_color(
     # torchvision resizes pictures of whole numbers, which cannot overshoot.
     view = ops.clip(view)
   amounts = _draw_amounts(draws, augment)
-  if amounts and augment.jitter_prob > 0:
+  if amounts:
     view = _jitter(view, draws, augment=augment, amounts=amounts)
   view = _sometimes(
     ops.grayscale, view, draws=draws, name='gray', probability=augment.gray_prob
@@ -219,33 +170,37 @@ def _jitter(
   augment: config_lib.AugmentConfig,
   amounts: dict[str, tf.Tensor],
 ) -> tf.Tensor:
-  """The operations of `amounts`, in random or given order, or none of them."""
-  color_ops = ops.color_ops(augment.color_ops, augment.brightness_mode)
-  orders = [tuple(amounts)]
-  if augment.jitter_order == 'random':
-    orders = list(itertools.permutations(amounts))
-  # One branch for each order, and a last one that leaves the view alone.
-  branches = [
-    functools.partial(
-      ops.color_jitter, view, amounts, ops=color_ops, order=order
-    )
-    for order in orders
-  ]
-  branches.append(lambda: view)
-  order_index = tf.cast(draws.uniform('order', 0, len(orders)), tf.int32)
-  applies = draws.chance('jitter', augment.jitter_prob)
-  return tf.switch_case(tf.where(applies, order_index, len(orders)), branches)
+  """The operations of `amounts` with their common probability."""
+  order = None
+  if augment.jitter_order == 'random' and len(amounts) > 1:
+    orders = tf.constant(list(itertools.permutations(range(len(amounts)))))
+    row = tf.cast(draws.uniform('order', 0, orders.shape[0]), tf.int32)
+    order = orders[row]
+  return _sometimes(
+    lambda image: ops.color_jitter(
+      image,
+      amounts,
+      color_ops=ops.make_color_ops(augment.color_ops, augment.brightness_mode),
+      order=order,
+    ),
+    view,
+    draws=draws,
+    name='jitter',
+    probability=augment.jitter_prob,
+  )
 
 
 def _draw_amounts(
   draws: Draws, augment: config_lib.AugmentConfig
 ) -> dict[str, tf.Tensor]:
-  """Amount of each jitter operation whose strength is not 0.
+  """Amount of each jitter operation that can happen, by name.
 
   Factors are uniform in [max(0, 1 - strength), 1 + strength), additive
   brightness and hue in [-strength, strength).
   """
-  amounts = {}
+  amounts: dict[str, tf.Tensor] = {}
+  if augment.jitter_prob <= 0:
+    return amounts
   for name in ('brightness', 'contrast', 'saturation', 'hue'):
     strength = getattr(augment, name) * augment.jitter_strength
     additive = name == 'hue' or (
