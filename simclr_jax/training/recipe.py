@@ -85,21 +85,8 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'{run.objective.name}:',
       _table(rows),
       f'{optim.name}, weight decay {optim.weight_decay:g}:',
-      _table([_group_row(group) for group in groups]),
+      *(f'  {line}' for line in optimizer_lib.format_groups(groups)),
     ]
-  )
-
-
-def _group_row(group: optimizer_lib.ParamGroup) -> tuple[str, str]:
-  verbs = [
-    'decays' if group.decays else 'no decay',
-    'adapts' if group.adapts else 'no trust ratio',
-  ]
-  names = ', '.join(group.names[:2]) + (', ...' if group.names[2:] else '')
-  return (
-    group.role,
-    f'{", ".join(verbs)}: {group.num_tensors} tensors, '
-    f'{group.num_parameters:,} parameters ({names})',
   )
 
 

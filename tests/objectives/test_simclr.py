@@ -1,0 +1,90 @@
+"""SimCLR as an objective: pairing, labels, where gradients go."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import objectives
+from simclr_jax.objectives import online_head
+from simclr_jax.objectives import simclr
+from simclr_jax.training import mesh as mesh_lib
+
+
+def test_views_of_an_image_are_neighbours():
+  views = np.arange(3 * 2).reshape(3, 2, 1, 1, 1)
+  np.testing.assert_array_equal(
+    simclr.merge_views(views)[:, 0, 0, 0], [0, 1, 2, 3, 4, 5]
+  )
+  labels = simclr.label_views(jnp.array([7, 8, 9]))
+  np.testing.assert_array_equal(labels, [7, 7, 8, 8, 9, 9])
+
+
+def numpy_nt_xent(z, temperature):
+  """The paper's algorithm 1 as a double loop, mean over 2B."""
+  z = z / np.linalg.norm(z, axis=1, keepdims=True)
+  total = 0.0
+  for i in range(len(z)):
+    similarities = z @ z[i] / temperature
+    others = [similarities[k] for k in range(len(z)) if k != i]
+    total += np.log(np.sum(np.exp(others))) - similarities[i ^ 1]
+  return total / len(z)
+
+
+@pytest.mark.parametrize('num_devices', [1, 8])
+@pytest.mark.parametrize(('scale', 'factor'), [('paper', 1), ('official', 2)])
+def test_contrasts_every_pair_of_the_global_batch(num_devices, scale, factor):
+  rng = np.random.default_rng(1)
+  views = rng.standard_normal((16, 2, 2, 2, 3)).astype(np.float32)
+  weights = rng.standard_normal((12, 5)).astype(np.float32)
+  labels = rng.integers(-1, 4, 16).astype(np.int32)
+  config = config_lib.replace(
+    config_lib.Config(),
+    data={'source': 'digits'},
+    loss={'temperature': 0.3, 'scale': scale},
+  )
+  objective = objectives.make_objective(config)
+
+  def forward(params, images):
+    flat = images.reshape(images.shape[0], 12)
+    outputs = types.SimpleNamespace(z=flat @ params, logits=None)
+    return outputs, {'moved': jnp.ones(())}
+
+  mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+  with jax.set_mesh(mesh):
+    batch = mesh_lib.put_batch({'views': views, 'label': labels}, mesh)
+    params = jax.device_put(weights, mesh_lib.replicated(mesh))
+    result = jax.jit(
+      lambda p, b: objective.loss(forward, p, {}, b, jax.random.key(0))
+    )(params, batch)
+  want = factor * numpy_nt_xent(
+    views.reshape(32, 12).astype(np.float64) @ weights, 0.3
+  )
+  np.testing.assert_allclose(result.loss, want, rtol=2e-6)
+  assert result.model_state == {'moved': 1}
+
+
+def test_online_head_counts_labelled_rows_only():
+  logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+  loss, metrics = online_head.online_head_loss(logits, jnp.array([0, 0, -1]))
+  want = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))) / 2
+  np.testing.assert_allclose(loss, want, rtol=1e-6)
+  assert metrics['online_top1'] == 0.5
+
+
+def test_online_head_without_any_label_is_zero():
+  loss, metrics = online_head.online_head_loss(
+    jnp.ones((4, 3)), jnp.full(4, -1)
+  )
+  assert loss == 0 and metrics['online_top1'] == 0
+
+
+def test_unknown_objective_names_the_closest():
+  config = config_lib.replace(
+    config_lib.Config(), data={'source': 'digits'}, objective='simclrr'
+  )
+  with pytest.raises(ValueError, match="did you mean 'simclr'"):
+    objectives.make_objective(config)
