@@ -98,7 +98,7 @@ class MetricWriter:
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / FILE_NAME
-    self._remote = '://' in os.fspath(self._path)
+    self._remote = _is_remote(self._path)
     self._text = self._keep_until(start_step)
     self._last_flush = time.monotonic()
     self._dirty = False
@@ -193,6 +193,10 @@ class MetricWriter:
     if self._file is not None:
       self._file.close()
     self._primary = False
+
+
+def _is_remote(path: epath.Path) -> bool:
+  return '://' in os.fspath(path)
 
 
 def _make_tensorboard(workdir: epath.Path) -> Any:
