@@ -1,0 +1,201 @@
+"""A frozen encoder: images -> h and z, with batch norm in inference mode.
+
+The official linear evaluation normalises with the statistics of each batch and
+goes on updating them, so what it reports is the accuracy of an encoder that is
+not the saved one. Here an encoder cannot change: it is fingerprinted before and
+after it is used (`frozen`), and a difference is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from simclr_jax import config as config_lib
+from simclr_jax import models
+from simclr_jax.training import checkpoint
+from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import passport as passport_lib
+
+_UNUSED = 'params/online_head/'
+KINDS = ('checkpoint', 'random_init', 'raw_pixels')
+
+
+@dataclasses.dataclass
+class Encoder:
+  """Images to features on every device of a mesh.
+
+  Attributes:
+    kind: One of `KINDS`.
+    apply_fn: (variables, images f32 [N,H,W,3]) -> {'h' [N,D], 'z' [N,d]}, both
+      float32; compiled.
+    variables: {'params', 'batch_stats'}, replicated over the mesh; {} for raw
+      pixels.
+    config: Of the run that trained it.
+    mesh: Axis 'data'.
+  """
+
+  kind: str
+  apply_fn: Callable[[Any, jax.Array], dict[str, jax.Array]]
+  variables: Any
+  config: config_lib.Config
+  mesh: Mesh
+
+  def encode(self, images: np.ndarray) -> dict[str, jax.Array]:
+    """Features of this host's rows of a batch.
+
+    Args:
+      images: f32 [b,H,W,3] in [0,1], b a multiple of this host's devices.
+
+    Returns:
+      'h' [B,D] and 'z' [B,d], sharded over the mesh, B = b * number of hosts.
+    """
+    batch = mesh_lib.put_batch({'image': images}, self.mesh)
+    with jax.set_mesh(self.mesh):
+      return self.apply_fn(self.variables, batch['image'])
+
+  def fingerprint(self) -> str:
+    """Hash of what the encoder is now, computed anew from the variables."""
+    if self.kind == 'raw_pixels':
+      return 'raw_pixels'
+    return checkpoint.fingerprint(self.variables)
+
+  def function_hash(self) -> str:
+    """Hash of what else decides the features: the network, and the device.
+
+    Equal variables give other features with another padding, say, and a TPU
+    multiplies with fewer bits than a CPU.
+    """
+    text = (
+      repr((self.kind, self.config.model, self.config.data.image_size))
+      + jax.default_backend()
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_encoder(loaded: checkpoint.LoadedEncoder, *, mesh: Mesh) -> Encoder:
+  """Encoder of a checkpoint; its passport says which network it is.
+
+  The online head, if there is one, stays among the variables but is not used:
+  so the fingerprint is that of the checkpoint.
+
+  Raises:
+    ValueError: If the variables do not fit the passport's network.
+  """
+  config = passport_lib.config_from_passport(loaded.passport)
+  model, shapes = _model_and_shapes(config)
+  _check_fits(loaded.variables, shapes, where=loaded.path)
+  return Encoder(
+    kind='checkpoint',
+    apply_fn=make_apply_fn(model),
+    variables=jax.device_put(loaded.variables, mesh_lib.replicated(mesh)),
+    config=config,
+    mesh=mesh,
+  )
+
+
+def make_random_encoder(
+  config: config_lib.Config, *, mesh: Mesh, seed: int
+) -> Encoder:
+  """The same network, freshly initialised: the baseline to beat."""
+  model, _ = _model_and_shapes(config)
+  variables = models.init_variables(
+    model, jax.random.key(seed), image_size=config.data.image_size
+  )
+  return Encoder(
+    kind='random_init',
+    apply_fn=make_apply_fn(model),
+    variables=jax.device_put(variables, mesh_lib.replicated(mesh)),
+    config=config,
+    mesh=mesh,
+  )
+
+
+def make_raw_pixel_encoder(config: config_lib.Config, *, mesh: Mesh) -> Encoder:
+  """No network: h and z are the pixels of the evaluation image."""
+
+  def apply_fn(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    del variables
+    pixels = images.reshape(images.shape[0], -1)
+    return {'h': pixels, 'z': pixels}
+
+  return Encoder(
+    kind='raw_pixels',
+    apply_fn=jax.jit(apply_fn),
+    variables={},
+    config=config,
+    mesh=mesh,
+  )
+
+
+@contextlib.contextmanager
+def frozen(encoder: Encoder) -> Iterator[str]:
+  """Holds the encoder to being unchanged while it is used.
+
+  Yields:
+    Its fingerprint.
+
+  Raises:
+    ValueError: On leaving, if parameters or batch statistics have changed.
+  """
+  before = encoder.fingerprint()
+  yield before
+  after = encoder.fingerprint()
+  if after != before:
+    raise ValueError(
+      'the encoder changed while it was being evaluated (fingerprint '
+      f'{before[:12]} before, {after[:12]} after): no accuracy is reported, '
+      'because it would not be that of the checkpoint'
+    )
+
+
+def make_apply_fn(model: Any) -> Callable[..., dict[str, jax.Array]]:
+  """Compiled inference; nothing is mutable, so statistics cannot be updated."""
+
+  @jax.jit
+  def apply_fn(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    outputs = model.apply(variables, images, train=False)
+    return {
+      'h': outputs.h.astype(jnp.float32),
+      'z': outputs.z.astype(jnp.float32),
+    }
+
+  return apply_fn
+
+
+def _model_and_shapes(config: config_lib.Config) -> tuple[Any, Any]:
+  """The network without the online head, and the shapes of its variables."""
+  size = config.data.image_size
+  model = models.make_model(config.model, image_size=size, num_classes=0)
+  return model, models.abstract_variables(model, image_size=size)
+
+
+def _check_fits(variables: Any, shapes: Any, *, where: str) -> None:
+  """Every variable of the network is there, in its shape, and no other."""
+  found = {
+    k: v.shape
+    for k, v in models.flat_paths(variables).items()
+    if not k.startswith(_UNUSED)
+  }
+  wanted = {k: v.shape for k, v in models.flat_paths(shapes).items()}
+  problems = [f'missing {name}' for name in wanted.keys() - found.keys()]
+  problems += [f'unexpected {name}' for name in found.keys() - wanted.keys()]
+  problems += [
+    f'{name} has shape {found[name]}, the network {wanted[name]}'
+    for name in wanted.keys() & found.keys()
+    if found[name] != wanted[name]
+  ]
+  if problems:
+    shown = '\n'.join(f'  - {p}' for p in sorted(problems)[:10])
+    raise ValueError(
+      f'the checkpoint {where} does not fit the network of its passport '
+      f'({len(problems)} differences):\n{shown}'
+    )

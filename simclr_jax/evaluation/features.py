@@ -1,0 +1,258 @@
+"""Features of a whole data split: every example once, in order, cached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from simclr_jax import config as config_lib
+from simclr_jax.data import pipeline
+from simclr_jax.data import source as source_lib
+from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.evaluation import feature_cache
+
+_LOG_EVERY_SECONDS = 30
+_LABEL_HINT = "accuracy needs labels (for a folder: data.labels_from='folders')"
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """Features of n examples, in the order of the source.
+
+  Attributes:
+    h: f32 [n,D], output of the backbone.
+    z: f32 [n,d], output of the projection head.
+    labels: i32 [n]; -1 where there is none.
+    num_classes: Of the source; 0 without labels.
+    name: Of the source, for people.
+    source_fingerprint, encoder_fingerprint: What they were computed from.
+  """
+
+  h: np.ndarray
+  z: np.ndarray
+  labels: np.ndarray
+  num_classes: int
+  name: str
+  source_fingerprint: str
+  encoder_fingerprint: str
+
+
+def extract_features(
+  encoder: encoder_lib.Encoder,
+  source: source_lib.Source,
+  config: config_lib.Config,
+  *,
+  cache_dir: epath.PathLike | None = None,
+) -> Features:
+  """Encodes every example of a source exactly once.
+
+  All hosts call it and all get everything, in host memory: (D + d) * 4 bytes
+  an example, 11 GB for ImageNet with ResNet-50.
+
+  Args:
+    encoder: Frozen encoder; its mesh is used.
+    source: A data split.
+    config: Its `data` and `eval` sections say how images are prepared.
+    cache_dir: Folder of the on-disk cache ('WORKDIR/features'); None for no
+      cache. An entry is used only if encoder, data and preprocessing are the
+      same and it can be read whole; a damaged one is computed again.
+
+  Raises:
+    ValueError: If the encoder changed meanwhile, an example came twice or not
+      at all, or a feature is not finite.
+  """
+  with encoder_lib.frozen(encoder) as fingerprint:
+    entry = None
+    arrays = None
+    if cache_dir is not None:
+      entry = epath.Path(cache_dir) / feature_cache.entry_name(
+        encoder, source, config
+      )
+      arrays = feature_cache.read_entry(entry, source)
+    if arrays is None:
+      arrays = _compute(encoder, source, config)
+      if entry is not None:
+        feature_cache.write_entry(entry, arrays)
+  features = Features(
+    h=arrays['h'],
+    z=arrays['z'],
+    labels=arrays['labels'],
+    num_classes=source.num_classes,
+    name=source.name,
+    source_fingerprint=source.fingerprint,
+    encoder_fingerprint=fingerprint,
+  )
+  _check_finite(features, source)
+  return features
+
+
+def check_comparable(train: Features, test: Features) -> None:
+  """Refuses features from which no honest test accuracy can follow.
+
+  Raises:
+    ValueError: If labels are missing or impossible, if test and training data
+      are the same, or if two different encoders made them.
+  """
+  check_labels(train)
+  check_labels(test)
+  _check_two_splits(
+    (train.name, train.num_classes, train.source_fingerprint),
+    (test.name, test.num_classes, test.source_fingerprint),
+  )
+  if train.encoder_fingerprint != test.encoder_fingerprint:
+    raise ValueError(
+      'training and test features come from different encoders '
+      f'({train.encoder_fingerprint[:12]} and {test.encoder_fingerprint[:12]}):'
+      ' the encoder changed between them'
+    )
+
+
+def check_sources(train: source_lib.Source, test: source_lib.Source) -> None:
+  """The part of `check_comparable` that needs no features yet.
+
+  Raises:
+    ValueError: If a split is empty or has no labels, or both are the same.
+  """
+  for source in (train, test):
+    if not source.num_examples:
+      raise ValueError(f'{source.name} is empty')
+    if not source.num_classes:
+      raise ValueError(f'{source.name} has no labels; {_LABEL_HINT}')
+  _check_two_splits(
+    (train.name, train.num_classes, train.fingerprint),
+    (test.name, test.num_classes, test.fingerprint),
+  )
+
+
+def check_labels(features: Features) -> None:
+  """Raises ValueError unless every example has a possible label."""
+  labels, num_classes = features.labels, features.num_classes
+  if not len(labels):
+    raise ValueError(f'{features.name} is empty')
+  missing = int(np.sum(labels < 0)) if num_classes else len(labels)
+  if missing:
+    raise ValueError(
+      f'{features.name} has no label for {missing} of {len(labels)} examples; '
+      f'{_LABEL_HINT}'
+    )
+  if labels.max() >= num_classes:
+    raise ValueError(
+      f'{features.name} has label {labels.max()}, but only {num_classes} '
+      'classes'
+    )
+
+
+def _check_two_splits(
+  train: tuple[str, int, str], test: tuple[str, int, str]
+) -> None:
+  """Each (name, number of classes, fingerprint)."""
+  if train[1] != test[1]:
+    raise ValueError(
+      f'{train[0]} has {train[1]} classes, {test[0]} has {test[1]}: their '
+      'labels do not mean the same'
+    )
+  if train[2] == test[2]:
+    raise ValueError(
+      f'{train[0]} and {test[0]} hold the same examples: the accuracy would be '
+      'that on the training images; set data.test_split to a held-out split'
+    )
+
+
+def _compute(
+  encoder: encoder_lib.Encoder,
+  source: source_lib.Source,
+  config: config_lib.Config,
+) -> dict[str, np.ndarray]:
+  """Features by the source's index, from all hosts."""
+  num_examples = source.num_examples
+  times_seen = np.zeros(num_examples, np.int32)
+  out: dict[str, np.ndarray] = {}
+  batches = pipeline.eval_batches(
+    source,
+    data=config.data,
+    eval_config=config.eval,
+    host_index=jax.process_index(),
+    num_hosts=jax.process_count(),
+  )
+  ahead = None
+  for batch in batches:
+    batch = _pad_rows(batch, jax.local_device_count())
+    # Dispatched before the last one is fetched: devices work while we copy.
+    encoded = encoder.encode(batch['image'])
+    if ahead is not None:
+      _store(out, times_seen, *ahead)
+    ahead = (encoded, batch)
+    logging.log_every_n_seconds(
+      logging.INFO,
+      'features of %s: %d of %d',
+      _LOG_EVERY_SECONDS,
+      source.name,
+      times_seen.sum(),
+      num_examples,
+    )
+  if ahead is not None:
+    _store(out, times_seen, *ahead)
+  if not np.all(times_seen == 1):
+    wrong = np.flatnonzero(times_seen != 1)
+    raise ValueError(
+      f'{wrong.size} examples of {source.name} were not seen exactly once '
+      f'(example {wrong[0]}: {times_seen[wrong[0]]} times); the accuracy would '
+      'not be that of the split'
+    )
+  return out
+
+
+def _store(
+  out: dict[str, np.ndarray],
+  times_seen: np.ndarray,
+  encoded: Mapping[str, jax.Array],
+  batch: Mapping[str, np.ndarray],
+) -> None:
+  """Writes one global batch to its rows of `out`."""
+  rows: dict[str, Any] = {name: encoded[name] for name in ('h', 'z')}
+  host_rows = {
+    'labels': batch['label'].astype(np.int32),
+    'index': batch['index'].astype(np.int32),
+    'mask': batch['mask'],
+  }
+  if jax.process_count() > 1:
+    rows, host_rows = multihost_utils.process_allgather(
+      (rows, host_rows), tiled=True
+    )
+  rows = {k: np.asarray(v) for k, v in {**rows, **host_rows}.items()}
+  mask, index = rows.pop('mask'), rows.pop('index')
+  index = index[mask]
+  for name, values in rows.items():
+    if name not in out:
+      out[name] = np.zeros((len(times_seen), *values.shape[1:]), values.dtype)
+    out[name][index] = values[mask]
+  np.add.at(times_seen, index, 1)
+
+
+def _pad_rows(
+  batch: Mapping[str, np.ndarray], multiple: int
+) -> dict[str, np.ndarray]:
+  """Rows of zeros (mask False) until the batch divides over the devices."""
+  missing = -len(batch['mask']) % multiple
+  return {
+    name: np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
+    for name, rows in batch.items()
+  }
+
+
+def _check_finite(features: Features, source: source_lib.Source) -> None:
+  finite = np.isfinite(features.h).all(-1) & np.isfinite(features.z).all(-1)
+  bad = np.flatnonzero(~finite)
+  if bad.size:
+    raise ValueError(
+      f'the features of {bad.size} of {len(finite)} examples of '
+      f'{features.name} are not finite (first: '
+      f'{source.example_id(int(bad[0]))}); the encoder has diverged'
+    )

@@ -1,0 +1,91 @@
+"""kNN accuracy of an encoder while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from simclr_jax import config as config_lib
+from simclr_jax import data
+from simclr_jax.data import Source
+from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.evaluation import features as features_lib
+from simclr_jax.evaluation import knn
+
+_BANK_SEED = 0
+
+
+class KnnMonitor:
+  """Judges the test split against (a part of) the training split.
+
+  The number is the headline of `python -m simclr_jax.knn` (the first k, the
+  first temperature), on a bank of at most `monitor.knn_max_bank` images. The
+  same images every time, so that the curve shows the encoder and nothing else.
+  """
+
+  def __init__(self, config: config_lib.Config, *, workdir: str | None = None):
+    """Opens both splits, so that what is missing is said before training.
+
+    Raises:
+      ValueError: If there is no test split or there are no labels.
+    """
+    if not config.data.test_split:
+      raise ValueError(
+        'monitor.knn_every needs data.test_split: images to judge on that are '
+        "not trained on; set it, or monitor.knn_every='0 steps'"
+      )
+    train, self._test = (
+      data.make_source(config.data, split, workdir=workdir)
+      for split in (config.data.train_split, config.data.test_split)
+    )
+    self._bank = random_part(train, config.monitor.knn_max_bank)
+    features_lib.check_sources(self._bank, self._test)
+    first = {
+      'ks': config.knn.ks[:1],
+      'temperatures': config.knn.temperatures[:1],
+    }
+    self._config = config
+    self._knn = dataclasses.replace(config.knn, **first)
+    self._apply_fn: Callable[..., Any] | None = None
+
+  def evaluate(
+    self, model: Any, variables: Any, *, mesh: Mesh
+  ) -> dict[str, float]:
+    """{'knn_top1': accuracy in [0, 1]} of these variables."""
+    if self._apply_fn is None:
+      self._apply_fn = encoder_lib.make_apply_fn(model)
+    encoder = encoder_lib.Encoder(
+      kind='checkpoint',
+      apply_fn=self._apply_fn,
+      variables=variables,
+      config=self._config,
+      mesh=mesh,
+    )
+    bank, test = (
+      features_lib.extract_features(encoder, source, self._config)
+      for source in (self._bank, self._test)
+    )
+    with jax.set_mesh(mesh):
+      result = knn.knn_accuracy(bank, test, self._knn, mesh=mesh)
+    return {'knn_top1': result.headline.top1}
+
+
+def random_part(source: Source, max_examples: int) -> Source:
+  """At most `max_examples` of a source, a fixed random choice in its order."""
+  if source.num_examples <= max_examples:
+    return source
+  order = np.random.default_rng(_BANK_SEED).permutation(source.num_examples)
+  rows = np.sort(order[:max_examples])
+  return dataclasses.replace(
+    source,
+    name=f'{source.name}, {max_examples} at random',
+    num_examples=max_examples,
+    read=lambda i: source.read(int(rows[i])),
+    example_id=lambda i: source.example_id(int(rows[i])),
+    fingerprint=f'{source.fingerprint}-{_BANK_SEED}-{max_examples}',
+  )
