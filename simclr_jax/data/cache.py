@@ -1,0 +1,62 @@
+"""Files that save time on the next start: record indices, folder scans.
+
+They can be deleted at any time; their names hold a key of what they were made
+from, and they are written whole or not at all, so a stale or half-written one
+is never read.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+import zipfile
+
+from absl import logging
+import numpy as np
+
+
+def folder(workdir: str | None) -> pathlib.Path:
+  """Where to keep them: inside a local workdir, else with the user's caches.
+
+  Args:
+    workdir: Of the run; a remote one ('gs://...') cannot hold local files.
+  """
+  if workdir and '://' not in workdir:
+    return pathlib.Path(workdir) / 'data_cache'
+  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(base) / 'simclr_jax'
+
+
+def save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+  """Writes an .npz atomically; says so and goes on where it cannot.
+
+  Losing a cache costs time, not correctness, so a full or read-only disk does
+  not stop a run.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix='.tmp')
+    try:
+      with os.fdopen(handle, 'wb') as file:
+        np.savez(file, allow_pickle=False, **arrays)
+      os.replace(temporary, path)
+    except BaseException:
+      os.unlink(temporary)
+      raise
+  except OSError as error:
+    logging.warning(
+      'Could not write %s (%s); the next start repeats this work', path, error
+    )
+
+
+def load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """Arrays of an .npz, or None if there is none that can be read."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    logging.warning('Ignoring the damaged cache %s (%s)', path, error)
+    return None

@@ -1,0 +1,113 @@
+"""Any picture Pillow reads -> bytes that TensorFlow decodes to the same pixels.
+
+TensorFlow knows no EXIF orientation, no CMYK or 16-bit conversion, no WebP, and
+drops an alpha channel. Pictures with any of these are decoded here and handed
+on as BMP: lossless, and written 80 times faster than PNG at its fastest (0.2 ms
+against 16 ms for 500 x 375).
+
+- Orientation as EXIF says.
+- Alpha, also of palettes, is composited on white.
+- CMYK and other colour spaces as Pillow converts them, without ICC profiles.
+- 16 bits keep the high byte, as Pillow and libpng do for colour.
+- Of an animation the first frame.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'GIF')
+_EXIF_ORIENTATION = 0x0112
+_JPEG_END = b'\xff\xd9'
+
+
+class Inspection(NamedTuple):
+  """What a picture is.
+
+  Attributes:
+    format: One of FORMATS.
+    width: Pixels, as stored.
+    height: Pixels, as stored.
+    plain: TensorFlow decodes the bytes to the right pixels as they are.
+  """
+
+  format: str
+  width: int
+  height: int
+  plain: bool
+
+
+def inspect(data: bytes) -> Inspection:
+  """Decodes a picture to the end and says what it is.
+
+  Raises:
+    ValueError: If it is empty or larger than Pillow's MAX_IMAGE_PIXELS.
+    Exception: Whatever Pillow raises for damaged or unknown data.
+  """
+  with _open(data) as image:
+    image.load()
+    width, height = image.size
+    return Inspection(
+      str(image.format), width, height, plain=_is_plain(image, data)
+    )
+
+
+def to_plain(data: bytes) -> bytes:
+  """The picture as 24-bit BMP; see the top of this file for the rules.
+
+  Raises:
+    Exception: As `inspect`.
+  """
+  with _open(data) as image:
+    image.load()
+    out = io.BytesIO()
+    _to_rgb(image).save(out, 'BMP')
+    return out.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+  if not data:
+    raise ValueError('the file is empty')
+  image = Image.open(io.BytesIO(data), formats=FORMATS)
+  pixels = image.width * image.height
+  # Pillow only warns up to twice the limit.
+  if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+    raise ValueError(
+      f'{pixels} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = '
+      f'{Image.MAX_IMAGE_PIXELS}'
+    )
+  return image
+
+
+def _is_plain(image: Image.Image, data: bytes) -> bool:
+  if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+    return False
+  if image.format in ('JPEG', 'MPO'):
+    # Pillow forgives a missing end marker, TensorFlow does not.
+    ends = data.rstrip(b'\0\r\n').endswith(_JPEG_END)
+    return ends and image.mode in ('L', 'RGB')
+  if image.format == 'PNG':
+    bit_depth, color_type = data[24], data[25]
+    return (
+      bit_depth == 8
+      and color_type in (0, 2)  # grey, RGB
+      and not image.has_transparency_data
+      and not getattr(image, 'is_animated', False)
+    )
+  return False
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  image = ImageOps.exif_transpose(image)
+  if image.mode.startswith('I'):
+    wide = np.asarray(image).astype(np.int64)
+    image = Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
+  if not image.has_transparency_data:
+    return image.convert('RGB')
+  rgba = image.convert('RGBA')
+  white = Image.new('RGBA', rgba.size, 'white')
+  return Image.alpha_composite(white, rgba).convert('RGB')

@@ -1,0 +1,42 @@
+"""Kinds of data sets; a new one is one file here and one line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import difflib
+
+from simclr_jax import config as config_lib
+from simclr_jax.data.source import Source
+from simclr_jax.data.sources import digits, folder, procedural, tfds_source
+
+SOURCES: dict[str, Callable[..., Source]] = {
+  'tfds': tfds_source.make,
+  'folder': folder.make,
+  'digits': digits.make,
+  'procedural': procedural.make,
+}
+
+
+def make_source(
+  data: config_lib.DataConfig, split: str, *, workdir: str | None = None
+) -> Source:
+  """Random access to a split of the configured data set.
+
+  Args:
+    data: Which data set, `config.data`.
+    split: See `config.data.train_split` for what the kinds of sources take.
+    workdir: Where lists of skipped files and caches go; without one, caches go
+      to the user's cache folder and the list to the log alone.
+
+  Raises:
+    ValueError: If source or split are unknown, or the data are missing,
+      damaged or empty.
+  """
+  if data.source not in SOURCES:
+    close = difflib.get_close_matches(data.source, SOURCES, n=1)
+    hint = f'did you mean {close[0]!r}? ' if close else ''
+    raise ValueError(
+      f'config.data.source = {data.source!r} is unknown; {hint}known: '
+      f'{", ".join(SOURCES)}'
+    )
+  return SOURCES[data.source](data, split, workdir=workdir)

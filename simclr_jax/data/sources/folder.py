@@ -1,0 +1,266 @@
+"""Your own pictures: a folder, flat or nested, labelled or not.
+
+JPEG, PNG, WebP, BMP and the first frame of GIF, of any size and colour mode.
+Before the first step every file is decoded once (`folder_scan.py`); those that
+cannot be read are counted, listed in the workdir and left out.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+import hashlib
+import os
+
+from absl import logging
+from etils import epath
+import numpy as np
+
+from simclr_jax import config as config_lib
+from simclr_jax.data import cache, plain_image
+from simclr_jax.data.source import NO_LABEL, Example, Source
+from simclr_jax.data.sources import folder_scan
+
+SKIPPED_FILE = 'skipped_files.txt'
+_SHOWN = 5  # entries of a list in a message
+
+
+def make(
+  data: config_lib.DataConfig, split: str, *, workdir: str | None = None
+) -> Source:
+  """Source of the pictures below a folder.
+
+  The order is that of the paths' bytes. With several hosts each checks all
+  files.
+
+  Args:
+    data: Reads `path`, `labels_from`, `max_bad_fraction` and, because the
+      classes of both splits are numbered together, `train_split` and
+      `test_split`.
+    split: Sub-folder of `path`, or '' for all of it.
+    workdir: Where `skipped_files.txt` and the results of the check are kept.
+
+  Raises:
+    ValueError: If the folder is missing, holds the other split, has no picture
+      that can be read, too many that cannot, or pictures without a class where
+      classes are wanted.
+  """
+  root = _find_root(data, split)
+  listing = folder_scan.list_pictures(root)
+  classes: tuple[str, ...] = ()
+  if data.labels_from == 'folders':
+    classes = _find_classes(data, split, listing.pictures)
+  files = folder_scan.scan(
+    root, listing.pictures, cache_folder=cache.folder(workdir)
+  )
+  readable = [f for f in files if not f.reason]
+  skipped = tuple((_join(root, f.path), f.reason) for f in files if f.reason)
+  logging.info('%s', describe(root, files, ignored=listing.ignored))
+  if workdir:
+    _write_skipped(workdir, root, skipped)
+  _check(data, root, files=files, skipped=skipped, ignored=listing.ignored)
+  numbers = {name: number for number, name in enumerate(classes)}
+  labels = [
+    numbers[f.path.split('/')[0]] if classes else NO_LABEL for f in readable
+  ]
+  paths = [f.path for f in readable]
+  plain = np.array([f.plain for f in readable])
+
+  def read(i: int) -> Example:
+    with open(os.path.join(root, paths[i]), 'rb') as file:
+      encoded = file.read()
+    if not plain[i]:
+      encoded = plain_image.to_plain(encoded)
+    return Example(encoded, labels[i])
+
+  return Source(
+    name=_join(data.path, split),
+    num_examples=len(readable),
+    num_classes=len(classes),
+    encoded=True,
+    read=read,
+    example_id=lambda i: _join(root, paths[i]),
+    fingerprint=_fingerprint(readable, labels),
+    class_names=classes,
+    skipped=skipped,
+  )
+
+
+def describe(
+  root: str,
+  files: Sequence[folder_scan.File],
+  *,
+  ignored: dict[str, int],
+) -> str:
+  """Report of a checked folder, several lines."""
+  readable = [f for f in files if not f.reason]
+  lines = [
+    f'Pictures in {root}: {len(files)} found, {len(readable)} readable, '
+    f'{len(files) - len(readable)} skipped'
+  ]
+  reasons = collections.Counter(_kind(f.reason) for f in files if f.reason)
+  lines += [f'  skipped {n}: {reason}' for reason, n in reasons.most_common()]
+  if readable:
+    formats = collections.Counter(f.format for f in readable)
+    lines.append(f'  formats: {_counts(formats)}')
+    for side in ('width', 'height'):
+      pixels = [getattr(f, side) for f in readable]
+      lines.append(
+        f'  {side}: {min(pixels)} to {max(pixels)} px, median '
+        f'{np.median(pixels):g}'
+      )
+    converted = sum(not f.plain for f in readable)
+    lines.append(f'  converted while reading (slower): {converted}')
+  if ignored:
+    lines.append(f'  not pictures by their extension: {_counts(ignored)}')
+  return '\n'.join(lines)
+
+
+def _kind(reason: str) -> str:
+  """Reason without the numbers that differ from file to file."""
+  return ''.join('#' if c.isdigit() else c for c in reason).replace('##', '#')
+
+
+def _counts(counts: dict[str, int]) -> str:
+  rows = collections.Counter(counts).most_common(2 * _SHOWN)
+  rest = len(counts) - len(rows)
+  return ', '.join(f'{name} {n}' for name, n in rows) + (
+    f' and {rest} more' if rest else ''
+  )
+
+
+def _join(root: str, path: str) -> str:
+  return os.path.join(root, path) if path else root
+
+
+def _find_root(data: config_lib.DataConfig, split: str) -> str:
+  root = _join(data.path, split)
+  if '://' in root:
+    raise ValueError(
+      f'config.data.path = {data.path!r}: a folder must be local or mounted; '
+      'for remote storage prepare a TFDS data set'
+    )
+  if not os.path.isdir(root):
+    field = 'config.data.path' if not split else 'the split'
+    there = ''
+    if os.path.isdir(data.path):
+      names = _subfolders(data.path)[:_SHOWN]
+      there = (
+        f'; {data.path} has the sub-folders {names}'
+        if names
+        else (f'; {data.path} has no sub-folders')
+      )
+    raise ValueError(
+      f'{root} is not a folder; {field} must name one (for a folder a split is '
+      f"a sub-folder, or '' for all of config.data.path){there}"
+    )
+  held_out = _join(data.path, data.test_split)
+  if not split and data.test_split and os.path.isdir(held_out):
+    raise ValueError(
+      f"split '' takes all of {data.path}, also {held_out}, which "
+      'config.data.test_split holds out: the evaluation would be on images '
+      'that were trained on; name a sub-folder in config.data.train_split, or '
+      "set config.data.test_split=''"
+    )
+  return root
+
+
+def _subfolders(folder: str) -> list[str]:
+  """Names of the folders in a folder, hidden ones left out, by their bytes."""
+  with os.scandir(folder) as entries:
+    names = [
+      entry.name
+      for entry in entries
+      if entry.is_dir() and not entry.name.startswith('.')
+    ]
+  return sorted(names, key=os.fsencode)
+
+
+def _find_classes(
+  data: config_lib.DataConfig, split: str, pictures: Sequence[str]
+) -> tuple[str, ...]:
+  """Class names: the first level of folders of this and both named splits.
+
+  Taken together, so that a class missing from one split does not shift the
+  numbers of the others.
+  """
+  root = _join(data.path, split)
+  if loose := [path for path in pictures if '/' not in path]:
+    raise ValueError(
+      f"config.data.labels_from = 'folders', but {len(loose)} pictures lie "
+      f'directly in {root} and so have no class, e.g. {loose[0]}'
+    )
+  names = set(_subfolders(root))
+  # With '' for a split its sub-folders would be the splits themselves.
+  for other in {data.train_split, data.test_split} - {'', split}:
+    if split and os.path.isdir(_join(data.path, other)):
+      names |= set(_subfolders(_join(data.path, other)))
+  classes = tuple(sorted(names, key=os.fsencode))
+  present = {path.split('/')[0] for path in pictures}
+  if absent := [name for name in classes if name not in present]:
+    logging.warning(
+      '%d of %d classes have no picture in %s, e.g. %s',
+      len(absent),
+      len(classes),
+      root,
+      absent[:_SHOWN],
+    )
+  return classes
+
+
+def _write_skipped(
+  workdir: str, root: str, skipped: Sequence[tuple[str, str]]
+) -> None:
+  """Lists skipped files below `root`, keeping the lines of other folders."""
+  path = epath.Path(workdir) / SKIPPED_FILE
+  lines = []
+  if path.exists():
+    lines = [
+      line
+      for line in path.read_text().splitlines()
+      if not line.startswith(os.path.join(root, ''))
+    ]
+  elif not skipped:
+    return
+  # Names that are not valid text are written with escapes.
+  rows = [f'{name}\t{reason}' for name, reason in skipped]
+  lines += [r.encode('utf-8', 'backslashreplace').decode() for r in rows]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(''.join(f'{line}\n' for line in lines))
+
+
+def _check(
+  data: config_lib.DataConfig,
+  root: str,
+  *,
+  files: Sequence[folder_scan.File],
+  skipped: Sequence[tuple[str, str]],
+  ignored: dict[str, int],
+) -> None:
+  examples = '\n'.join(
+    f'  {path}: {reason}' for path, reason in skipped[:_SHOWN]
+  )
+  if len(skipped) == len(files):
+    others = f'; other files: {_counts(ignored)}' if ignored else ''
+    raise ValueError(
+      f'no picture that can be read in {root} ({len(files)} files end in '
+      f'{", ".join(folder_scan.EXTENSIONS)}{others})\n{examples}'.rstrip()
+    )
+  if len(skipped) > data.max_bad_fraction * len(files):
+    raise ValueError(
+      f'{len(skipped)} of {len(files)} pictures in {root} cannot be read, more '
+      f'than config.data.max_bad_fraction = {data.max_bad_fraction:g}; repair '
+      f'or remove them, or raise it to train without them. The first:\n'
+      f'{examples}'
+    )
+
+
+def _fingerprint(
+  files: Sequence[folder_scan.File], labels: Sequence[int]
+) -> str:
+  """Hash of names, contents and labels; the same wherever the folder lies."""
+  digest = hashlib.sha256()
+  for file, label in zip(files, labels, strict=True):
+    digest.update(os.fsencode(file.path))
+    digest.update(f'\0{file.size} {file.crc} {label}\n'.encode())
+  return digest.hexdigest()

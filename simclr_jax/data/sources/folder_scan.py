@@ -1,0 +1,224 @@
+"""Which files of a folder are pictures, and which of them can be decoded.
+
+Every picture is decoded once before training, because a file that fails in the
+tenth hour is dearer. The result is kept and reused for files whose path, size
+and modification time are the same, so a restart only looks at those.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Sequence
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import time
+from typing import NamedTuple
+import warnings
+import zlib
+
+from absl import logging
+import numpy as np
+import PIL
+from PIL import Image
+
+from simclr_jax.data import cache, plain_image
+
+EXTENSIONS = (
+  '.jpg',
+  '.jpeg',
+  '.jpe',
+  '.jfif',
+  '.png',
+  '.webp',
+  '.bmp',
+  '.gif',
+)
+_VERSION = 1  # Raise when the columns or the meaning of `plain` change.
+_BLOCK = 4096  # files between looking at the clock
+_LOG_EVERY_S = 10.0
+_SAVE_EVERY_S = 60.0
+
+
+class Listing(NamedTuple):
+  """Files below a folder.
+
+  Attributes:
+    pictures: Relative paths with '/', sorted by their bytes.
+    ignored: Number of other files by extension, hidden ones not counted.
+  """
+
+  pictures: list[str]
+  ignored: dict[str, int]
+
+
+class File(NamedTuple):
+  """One picture file; `reason` is empty where it can be read."""
+
+  path: str
+  size: int = 0
+  mtime_ns: int = 0
+  crc: int = 0
+  format: str = ''
+  width: int = 0
+  height: int = 0
+  plain: bool = False
+  reason: str = ''
+
+
+def list_pictures(root: str) -> Listing:
+  """Finds picture files by extension, following links but no loops.
+
+  Names that start with a dot are left out. The order is that of the bytes of
+  the paths: the same on every host and file system.
+
+  Raises:
+    ValueError: If a folder cannot be listed.
+  """
+  pictures: list[str] = []
+  ignored: collections.Counter[str] = collections.Counter()
+  for path in _walk(root, '', ancestors=()):
+    extension = os.path.splitext(path)[1].lower()
+    if extension in EXTENSIONS:
+      pictures.append(path)
+    else:
+      ignored[extension or 'no extension'] += 1
+  return Listing(sorted(pictures, key=os.fsencode), dict(ignored))
+
+
+def _walk(
+  root: str, relative: str, *, ancestors: tuple[tuple[int, int], ...]
+) -> Iterator[str]:
+  folder = os.path.join(root, relative)
+  try:
+    status = os.stat(folder)
+    with os.scandir(folder) as entries:
+      found = [entry for entry in entries if not entry.name.startswith('.')]
+  except OSError as error:
+    raise ValueError(
+      f'cannot list the folder {folder}: {error}; make it readable or move it '
+      'out of config.data.path, else its pictures would be missing silently'
+    ) from error
+  # A link to a folder that we are in would never end.
+  here = (status.st_dev, status.st_ino)
+  if here in ancestors:
+    return
+  for entry in found:
+    path = f'{relative}/{entry.name}' if relative else entry.name
+    if entry.is_dir():
+      yield from _walk(root, path, ancestors=(*ancestors, here))
+    else:
+      yield path
+
+
+def scan(
+  root: str, paths: Sequence[str], *, cache_folder: pathlib.Path
+) -> list[File]:
+  """Decodes every file that is not known yet.
+
+  Args:
+    root: Folder.
+    paths: Relative paths of its pictures.
+    cache_folder: Where results are kept, one file for each root.
+
+  Returns:
+    One `File` for each path, in order.
+  """
+  name = f'{_VERSION} {PIL.__version__} {os.path.abspath(root)}'
+  key = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+  kept = cache_folder / f'folder_scan_{key}.npz'
+  known = _load(kept)
+  files: list[File] = []
+  fresh, logged, saved = 0, time.monotonic(), time.monotonic()
+  with (
+    concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+    warnings.catch_warnings(),
+  ):
+    # `plain_image` turns this one into an error; the others (odd EXIF blocks)
+    # do not concern the pixels.
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    warnings.simplefilter('ignore', UserWarning)
+    for start in range(0, len(paths), _BLOCK):
+      block = paths[start : start + _BLOCK]
+      before = [known.get(path) for path in block]
+      after = list(
+        pool.map(lambda p, b: _examine(root, p, known=b), block, before)
+      )
+      files += after
+      fresh += sum(a is not b for a, b in zip(after, before, strict=True))
+      now = time.monotonic()
+      if now - logged > _LOG_EVERY_S:
+        logged = now
+        logging.info('Checked %d of %d pictures', len(files), len(paths))
+      if fresh and now - saved > _SAVE_EVERY_S:
+        saved = now
+        _save(kept, files)
+  if fresh or len(known) != len(files):
+    _save(kept, files)
+  return files
+
+
+def _examine(root: str, path: str, *, known: File | None) -> File:
+  """Result for one file; `known` itself where the file has not changed."""
+  full = os.path.join(root, path)
+  file = File(path)
+  try:
+    status = os.stat(full)
+    file = file._replace(size=status.st_size, mtime_ns=status.st_mtime_ns)
+    if known and known[:3] == file[:3]:
+      return known
+    with open(full, 'rb') as handle:
+      data = handle.read()
+    file = file._replace(crc=zlib.crc32(data))
+    found = plain_image.inspect(data)
+  except MemoryError:
+    raise
+  # Pillow's decoders raise nearly every built-in exception for damaged data;
+  # each is a reason why this file cannot be read, and is reported as such.
+  except Exception as error:
+    text = f'{type(error).__name__}: {error}'
+    # The path stands beside it, and an address would differ in every run.
+    text = text.split(' file <_io.')[0].replace(f": '{full}'", '')
+    return file._replace(reason=' '.join(text.split()))
+  return file._replace(
+    format=found.format,
+    width=found.width,
+    height=found.height,
+    plain=found.plain,
+  )
+
+
+_NUMBERS = {
+  'size': np.int64,
+  'mtime_ns': np.int64,
+  'crc': np.uint32,
+  'width': np.int32,
+  'height': np.int32,
+  'plain': np.bool_,
+}
+_TEXTS = ('path', 'format', 'reason')
+
+
+def _save(path: pathlib.Path, files: Sequence[File]) -> None:
+  columns: dict[str, np.ndarray] = {
+    name: np.array([getattr(f, name) for f in files], dtype)
+    for name, dtype in _NUMBERS.items()
+  }
+  for name in _TEXTS:
+    # File names are bytes without NUL that need not be valid text.
+    joined = b'\0'.join(os.fsencode(getattr(f, name)) for f in files)
+    columns[name] = np.frombuffer(joined, np.uint8)
+  cache.save(path, columns)
+
+
+def _load(path: pathlib.Path) -> dict[str, File]:
+  columns = cache.load(path)
+  if columns is None or not len(columns['size']):
+    return {}
+  values = {name: columns[name].tolist() for name in _NUMBERS}
+  for name in _TEXTS:
+    parts = columns[name].tobytes().split(b'\0')
+    values[name] = [os.fsdecode(part) for part in parts]
+  rows = zip(*(values[name] for name in File._fields), strict=True)
+  return {row[0]: File(*row) for row in rows}
