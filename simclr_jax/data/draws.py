@@ -16,13 +16,26 @@ class Draws:
   different names give different seeds for the same words, at the price of one
   operation, and all 64 bits of the words count (tf.random's own fold_in
   keeps 32). TensorFlow's generator (Philox) scrambles the seed.
+
+  Args:
+    words: uint32 or int32 [2].
+    scope: Start of the full name of every draw.
+
+  Raises:
+    ValueError: If `words` is anything else.
   """
 
   def __init__(self, words: tf.Tensor, scope: str):
     words = tf.convert_to_tensor(words)
-    self._words = (
-      words if words.dtype == tf.int32 else tf.bitcast(words, tf.int32)
-    )
+    if words.dtype not in (
+      tf.int32,
+      tf.uint32,
+    ) or not words.shape.is_compatible_with([2]):
+      raise ValueError(
+        f'words are {words.dtype.name} {words.shape}; must be uint32 or int32 '
+        '[2], else bits of the seed would be lost'
+      )
+    self._words = tf.bitcast(words, tf.int32)
     self._scope = scope
     self._used: set[str] = set()
 

@@ -10,6 +10,10 @@ from simclr_jax.data.lazy_tf import tf
 WORDS = np.array([0xFFFFFFFF, 0x12345678], np.uint32)
 
 
+def flip_bits(first, second):
+  return WORDS ^ np.array([first, second], np.uint32)
+
+
 def test_same_words_and_name_same_number():
   first = Draws(WORDS, 'view0').uniform('crop')
   assert float(first) == float(Draws(WORDS, 'view0').uniform('crop'))
@@ -20,7 +24,12 @@ def test_same_words_and_name_same_number():
 def test_every_part_of_the_name_and_all_bits_of_the_words_count():
   seeds = {
     tuple(Draws(words, scope).seed(name).numpy())
-    for words in (WORDS, WORDS ^ [1, 0], WORDS ^ [0, 1], WORDS ^ [1 << 31, 0])
+    for words in (
+      WORDS,
+      flip_bits(1, 0),
+      flip_bits(0, 1),
+      flip_bits(1 << 31, 0),
+    )
     for scope in ('view0', 'view1', 'batch/view0')
     for name in ('crop', 'flip')
   }
@@ -51,6 +60,14 @@ def test_numbers_are_uniform_and_names_independent():
 
 
 def test_chance_is_a_probability():
-  draws = [Draws(WORDS ^ [i, 0], 'v') for i in range(200)]
+  draws = [Draws(flip_bits(i, 0), 'v') for i in range(200)]
   assert 20 < sum(bool(d.chance('p', 0.2)) for d in draws) < 60
   assert all(bool(d.chance('one', 1.0)) for d in draws)
+
+
+@pytest.mark.parametrize(
+  'words', [np.zeros(2, np.int64), np.zeros(2, np.float32), WORDS[:1]]
+)
+def test_other_words_are_refused(words):
+  with pytest.raises(ValueError, match='uint32'):
+    Draws(words, 'view0')
