@@ -203,6 +203,25 @@ def test_cosine_means_equal_the_loops():
     )
 
 
+def test_contrast_metrics_equal_the_loops():
+  rng = np.random.default_rng(5)
+  images = np.repeat(rng.normal(size=(6, 3)), 2, axis=0)
+  hidden = (images + rng.normal(size=(12, 3))).astype(np.float32)
+  units = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+  correct, entropies = [], []
+  for i in range(6):
+    exponentials = [math.exp(units[2 * i] @ units[2 * j + 1]) for j in range(6)]
+    correct.append(max(exponentials) == exponentials[i])
+    shares = [value / sum(exponentials) for value in exponentials]
+    entropies.append(-sum(p * math.log(p) for p in shares))
+  _, metrics = value(hidden, temperature=1.0)
+  assert 0 < np.mean(correct) < 1
+  np.testing.assert_allclose(metrics['contrast_acc'], np.mean(correct))
+  np.testing.assert_allclose(
+    metrics['contrast_entropy'], np.mean(entropies), rtol=1e-6
+  )
+
+
 @pytest.mark.parametrize('scale', ['paper', 'official'])
 def test_equal_embeddings_cost_chance(scale):
   loss, metrics = value(jnp.ones((12, 3)), temperature=0.1, scale=scale)
