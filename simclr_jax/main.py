@@ -2,35 +2,33 @@
 
   python -m simclr_jax.main --config=configs/imagenet.py --workdir=gs://b/run
 
-The same command again resumes. Exit codes: 0 finished, 1 failed, 2 the command
-or config is wrong, 75 stopped by a signal after saving (run it again).
+The same command again resumes. Exit codes: 0 finished, 1 failed, 2 the command,
+the config or the workdir is wrong, 75 stopped by a signal after saving (run it
+again). `--verbosity=1` shows where an error happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-import sys
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags
 import jax
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import evaluation
-from simclr_jax.training import loop
+from simclr_jax import console, evaluation
+from simclr_jax.training import checkpoint, failures, loop
 from simclr_jax.training import run as run_lib
 from simclr_jax.training.state import TrainState
-
-EXIT_WRONG_INPUT = 2
-EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: the same command continues.
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/cifar10.py[:preset].'
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of checkpoints and metrics, local or gs://.'
+  'workdir',
+  None,
+  'Folder of checkpoints and metrics, local or gs://.',
+  required=True,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
@@ -41,18 +39,22 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 
 def run(config: config_lib.Config, workdir: str) -> loop.Outcome:
-  """Pretrains by `config` in `workdir`, resuming where it stopped."""
+  """Pretrains by `config` in `workdir`, resuming where it stopped.
+
+  Raises:
+    ValueError: If config, data and devices do not fit together, or the workdir
+      belongs to another config.
+  """
   parts = run_lib.make_run(config, workdir=workdir)
-  return loop.pretrain(parts, workdir, evaluate_fn=make_evaluate_fn(config))
+  evaluate_fn = make_evaluate_fn(parts, workdir)
+  return loop.pretrain(parts, workdir, evaluate_fn=evaluate_fn)
 
 
-def make_evaluate_fn(
-  config: config_lib.Config,
-) -> loop.EvaluateFn | None:
-  """Periodic kNN on the test split, or None where the config asks for none."""
-  if config.monitor.knn_every.split()[0].strip('0.') == '':
+def make_evaluate_fn(run: run_lib.Run, workdir: str) -> loop.EvaluateFn | None:
+  """Periodic kNN on the test split; None where the config asks for none."""
+  if not run.resolved.knn_every_steps:
     return None
-  monitor = evaluation.KnnMonitor(config)
+  monitor = evaluation.KnnMonitor(run.config, workdir=workdir)
 
   def evaluate(run: run_lib.Run, state: TrainState) -> Mapping[str, float]:
     variables = {'params': state.params, 'batch_stats': state.model_state}
@@ -62,21 +64,22 @@ def make_evaluate_fn(
 
 
 def main(argv: list[str]) -> int:
-  if len(argv) > 1:
-    print(f'error: unknown arguments {argv[1:]}', file=sys.stderr)
-    return EXIT_WRONG_INPUT
-  logging.set_verbosity(logging.INFO)
+  """Exit code of the command."""
+  console.start()
   try:
+    if len(argv) > 1:
+      raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     config = config_lib.from_config_dict(_CONFIG.value)
     if _DISTRIBUTED.value:
       jax.distributed.initialize()
     outcome = run(config, _WORKDIR.value)
   except ValueError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return EXIT_WRONG_INPUT
-  return 0 if outcome.finished else EXIT_STOPPED
+    return console.fail(error, code=console.EXIT_WRONG_INPUT)
+  except (failures.NonFiniteLoss, checkpoint.DamagedCheckpoint) as error:
+    return console.fail(error, code=console.EXIT_FAILED)
+  return 0 if outcome.finished else console.EXIT_STOPPED
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
-  sys.exit(app.run(main))
+  flags.mark_flag_as_required('config')
+  app.run(main)

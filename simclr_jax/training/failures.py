@@ -19,7 +19,7 @@ from simclr_jax.training import metrics as metrics_lib
 
 
 class NonFiniteLoss(RuntimeError):
-  """The loss became NaN or infinite; the message names file and checkpoint."""
+  """Loss or gradient is not finite; the message names the checkpoint."""
 
 
 def record_non_finite(
@@ -38,7 +38,7 @@ def record_non_finite(
   Args:
     workdir: Of the run.
     step: Step whose loss is not finite.
-    metrics: Of that step, with 'loss'.
+    metrics: Of that step, with 'loss' and 'grad_norm'.
     example_ids: Names of this process's rows of the batch.
     last_good_step: Newest checkpoint before it; 0 if there is none.
 
@@ -65,7 +65,8 @@ def record_non_finite(
   }
   path.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
   raise NonFiniteLoss(
-    f'loss is {metrics["loss"]} at step {step}; '
+    f'loss is {metrics["loss"]} and the gradient norm '
+    f'{metrics["grad_norm"]} at step {step}; '
     f'last good checkpoint: {checkpoint or "none was saved yet"}; the '
     f'{len(example_ids)} examples of the batch are listed in {path}. Starting '
     'again resumes from that checkpoint and meets the same batch: lower '

@@ -10,10 +10,7 @@ from jax.sharding import Mesh
 import optax
 
 from simclr_jax import config as config_lib
-from simclr_jax import data
-from simclr_jax import models
-from simclr_jax import objectives
-from simclr_jax import resolve
+from simclr_jax import data, models, objectives, resolve
 from simclr_jax.data.source import Source
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import optimizer as optimizer_lib
@@ -123,3 +120,8 @@ def make_run(
     schedule=schedule,
     optimizer=optimizer_lib.make_optimizer(config.optim, schedule),
   )
+
+
+def is_due(step: int, every: int, last: bool) -> bool:
+  """Whether a periodic event happens; the last step counts, 0 is never."""
+  return every > 0 and (last or step % every == 0)

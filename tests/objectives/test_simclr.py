@@ -9,8 +9,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import objectives
-from simclr_jax.objectives import online_head
-from simclr_jax.objectives import simclr
+from simclr_jax.objectives import online_head, simclr
 from simclr_jax.training import mesh as mesh_lib
 
 
