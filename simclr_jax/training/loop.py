@@ -67,6 +67,8 @@ def pretrain(
   )
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(run.mesh))
+    precision = run.config.train.matmul_precision
+    stack.enter_context(jax.default_matmul_precision(precision))
     stack.callback(checkpointer.close)
     stop = stack.enter_context(failures.StopRequest())
     state, start = _restore_or_init(run, checkpointer)

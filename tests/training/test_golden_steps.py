@@ -68,7 +68,10 @@ def take_steps(golden_dir, views, labels, lr, *, dtype, num_steps):
     'label': labels,
   }
   with jax.set_mesh(mesh):
-    put = lambda tree: jax.device_put(tree, mesh_lib.replicated(mesh))
+
+    def put(tree):
+      return jax.device_put(tree, mesh_lib.replicated(mesh))
+
     params = put(variables['params'])
     state = TrainState(
       step=put(np.int32(0)),
