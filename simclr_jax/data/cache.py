@@ -53,7 +53,11 @@ def save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 def load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   """Arrays of an .npz, or None if there is none that can be read."""
   try:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here: NumPy leaves a file open that is no archive.
+    with (
+      open(path, 'rb') as handle,
+      np.load(handle, allow_pickle=False) as file,
+    ):
       return dict(file)
   except FileNotFoundError:
     return None

@@ -18,18 +18,20 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, WebPImagePlugin
 
-FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'GIF')
+# What Pillow tries; it loads plug-ins beyond the commonest only when asked.
+# JPEG covers the multi-picture files of cameras, which it then calls 'MPO'.
+FORMATS = ('JPEG', 'PNG', WebPImagePlugin.WebPImageFile.format, 'BMP', 'GIF')
 _EXIF_ORIENTATION = 0x0112
-_JPEG_END = b'\xff\xd9'
+_JPEG_SCAN, _JPEG_END = b'\xff\xda', b'\xff\xd9'
 
 
 class Inspection(NamedTuple):
   """What a picture is.
 
   Attributes:
-    format: One of FORMATS.
+    format: One of FORMATS, or 'MPO'.
     width: Pixels, as stored.
     height: Pixels, as stored.
     plain: TensorFlow decodes the bytes to the right pixels as they are.
@@ -45,11 +47,13 @@ def inspect(data: bytes) -> Inspection:
   """Decodes a picture to the end and says what it is.
 
   Raises:
-    ValueError: If it is empty or larger than Pillow's MAX_IMAGE_PIXELS.
+    ValueError: If it is empty, larger than Pillow's MAX_IMAGE_PIXELS or a JPEG
+      without an end.
     Exception: Whatever Pillow raises for damaged or unknown data.
   """
   with _open(data) as image:
     image.load()
+    _check_jpeg_end(image, data)
     width, height = image.size
     return Inspection(
       str(image.format), width, height, plain=_is_plain(image, data)
@@ -83,13 +87,23 @@ def _open(data: bytes) -> Image.Image:
   return image
 
 
+def _check_jpeg_end(image: Image.Image, data: bytes) -> None:
+  """Raises if no end marker follows the last scan.
+
+  Pillow takes the zeros at the end of a half-copied file for grey pixels;
+  TensorFlow refuses them. Neither marker occurs within compressed data.
+  """
+  if image.format in ('JPEG', 'MPO') and (
+    data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
+  ):
+    raise ValueError('the JPEG is truncated: it has no end marker')
+
+
 def _is_plain(image: Image.Image, data: bytes) -> bool:
   if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
     return False
   if image.format in ('JPEG', 'MPO'):
-    # Pillow forgives a missing end marker, TensorFlow does not.
-    ends = data.rstrip(b'\0\r\n').endswith(_JPEG_END)
-    return ends and image.mode in ('L', 'RGB')
+    return image.mode in ('L', 'RGB')
   if image.format == 'PNG':
     bit_depth, color_type = data[24], data[25]
     return (

@@ -171,7 +171,7 @@ def _subfolders(folder: str) -> list[str]:
     names = [
       entry.name
       for entry in entries
-      if entry.is_dir() and not entry.name.startswith('.')
+      if folder_scan.is_folder(entry) and not entry.name.startswith('.')
     ]
   return sorted(names, key=os.fsencode)
 

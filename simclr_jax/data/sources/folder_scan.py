@@ -106,10 +106,18 @@ def _walk(
     return
   for entry in found:
     path = f'{relative}/{entry.name}' if relative else entry.name
-    if entry.is_dir():
+    if is_folder(entry):
       yield from _walk(root, path, ancestors=(*ancestors, here))
     else:
       yield path
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+  """Whether it is a folder or a link to one; a link to itself is neither."""
+  try:
+    return entry.is_dir()
+  except OSError:
+    return False
 
 
 def scan(

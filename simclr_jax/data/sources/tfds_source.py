@@ -116,7 +116,7 @@ def _find_features(builder: Any, data: config_lib.DataConfig) -> _Features:
       none = ", or '' for none" if field == 'label' else ''
       raise ValueError(
         f'config.data.{field}_key = {key!r} is not a feature of {data.name}; '
-        f'its features: {", ".join(known)}{none}'
+        f'its features: {", ".join(sorted(known))}{none}'
       )
   image = known[data.image_key]
   if not isinstance(image, tfds.features.Image):
