@@ -81,6 +81,19 @@ def test_official_sampler_cannot_go_below_a_tenth():
   assert 0.49 < area.max() <= 0.501
 
 
+def test_official_sampler_tries_a_hundred_times():
+  # Ten tries would hardly show in the statistics above.
+  @tf.function
+  def draw(seed):
+    return crops.official_box(
+      tf.constant([9, 9]), seed, area=AREA, aspect=ASPECT
+    )
+
+  graph = draw.get_concrete_function(tf.TensorSpec([2], tf.int32)).graph
+  (node,) = [n for n in graph.as_graph_def().node if 'max_attempts' in n.attr]
+  assert node.attr['max_attempts'].i == 100
+
+
 def torchvision_oracle(size, rng, *, area, aspect):
   """RandomResizedCrop.get_params for NUM_SAMPLES images, in float64."""
   height, width = size

@@ -165,3 +165,5 @@ def test_solarize_inverts_from_the_threshold_on():
   np.testing.assert_allclose(ops.solarize(image, 0.5), expected, atol=1e-7)
   low = ops.solarize(image, 0.25)
   np.testing.assert_allclose(low[0, 0], [0.0, 0.51, 0.5], atol=1e-7)
+  at = ops.solarize(image, 0.8)
+  np.testing.assert_allclose(at[0, 1], [0.51, 0.2, 0.0], atol=1e-7)
