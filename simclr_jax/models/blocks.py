@@ -9,6 +9,7 @@ other scope does: `optimizer.param_roles` relies on it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -20,6 +21,14 @@ from simclr_jax import config as config_lib
 # Truncated normal with fan_in and gain 1: not He's gain of 2 (the official
 # layers keep Keras' VarianceScaling default).
 conv_init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+
+
+def conv_init_scale(kernel_shape: tuple[int, ...]) -> float:
+  """What `conv_init` multiplies a normal truncated to [-2, 2] by.
+
+  The standard deviation of that normal is 0.8796, not 1.
+  """
+  return 1 / math.sqrt(math.prod(kernel_shape[:-1])) / 0.87962566103423978
 
 
 @dataclasses.dataclass(frozen=True)

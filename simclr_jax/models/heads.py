@@ -10,7 +10,8 @@ import jax
 from simclr_jax import config as config_lib
 
 # Every dense layer of the official code, not only the classifier.
-dense_init = nn.initializers.normal(0.01)
+DENSE_INIT_STD = 0.01
+dense_init = nn.initializers.normal(DENSE_INIT_STD)
 
 
 def layer_widths(
