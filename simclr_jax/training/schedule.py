@@ -27,8 +27,8 @@ def make_schedule(optim: OptimConfig, resolved: Resolved) -> optax.Schedule:
     resolved: Gives its lengths in steps and the peak.
 
   Returns:
-    Function of an integer step (array or int) to a float32 scalar, within 1e-6
-    of the peak of the exact value at any step below 2^24: the step is compared
+    Function of an integer step (array or int) to the rate, within 1e-6 of
+    the peak of the exact value in float32 at any step below 2^24: the step is compared
     and subtracted as an integer and only then divided.
 
   Raises:
