@@ -183,7 +183,7 @@ def _compute(
   )
   ahead = None
   for batch in batches:
-    batch = _pad_rows(batch, jax.local_device_count())
+    batch = _pad_rows(batch, len(encoder.mesh.local_devices))
     # Dispatched before the last one is fetched: devices work while we copy.
     encoded = encoder.encode(batch['image'])
     if ahead is not None:

@@ -45,12 +45,12 @@ class KnnMonitor:
     )
     self._bank = random_part(train, config.monitor.knn_max_bank)
     features_lib.check_sources(self._bank, self._test)
-    first = {
-      'ks': config.knn.ks[:1],
-      'temperatures': config.knn.temperatures[:1],
-    }
     self._config = config
-    self._knn = dataclasses.replace(config.knn, **first)
+    self._knn = dataclasses.replace(
+      config.knn,
+      ks=config.knn.ks[:1],
+      temperatures=config.knn.temperatures[:1],
+    )
     self._apply_fn: Callable[..., Any] | None = None
 
   def evaluate(

@@ -1,0 +1,162 @@
+"""Flags that the commands judging a checkpoint share.
+
+A section of the config is a flag: `--data.data_dir=/data` replaces one field of
+the checkpoint's passport, and what is not given stays as it was in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import sys
+from typing import Any
+
+from absl import flags, logging
+import jax
+import ml_collections
+from ml_collections import config_flags
+
+from simclr_jax import config as config_lib
+from simclr_jax.evaluation import jobs
+from simclr_jax.training import checkpoint
+
+EXIT_WRONG_INPUT = 2
+
+CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'Workdir of a pretraining run (local or gs://...).'
+)
+STEP = flags.DEFINE_string(
+  'step', '', "Step of the checkpoint, or 'best'; default: the newest."
+)
+FOLLOW = flags.DEFINE_bool(
+  'follow',
+  False,
+  'Judge each checkpoint of a running pretraining as it is saved, until the '
+  'run has finished.',
+)
+FOLLOW_TIMEOUT = flags.DEFINE_float(
+  'follow_timeout', 6 * 3600, 'Longest wait for a new checkpoint, in seconds.'
+)
+RANDOM_INIT = flags.DEFINE_bool(
+  'random_init',
+  False,
+  'Judge the same network freshly initialised instead: the baseline.',
+)
+FEATURES = flags.DEFINE_enum(
+  'features',
+  'encoder',
+  ['encoder', 'raw_pixels'],
+  'What to classify: features of the encoder, or the pixels themselves.',
+)
+OUT = flags.DEFINE_string(
+  'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
+)
+DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'Call jax.distributed.initialize() first: one process per host.',
+)
+
+
+def define_section(name: str) -> None:
+  """Flag `--<name>.<field>=value` for a section of the config."""
+  section = getattr(config_lib.Config(), name)
+  fields = ', '.join(f.name for f in dataclasses.fields(section))
+  try:
+    config_flags.DEFINE_config_dict(
+      name,
+      ml_collections.ConfigDict(config_lib.to_dict(section)),
+      help_string=(
+        f'Change a field, e.g. --{name}.{fields.split(",")[0]}=...; the rest '
+        f"is as in the checkpoint's passport. Fields: {fields}."
+      ),
+    )
+  except AttributeError as error:
+    # It looks at sys.argv already here, and knows no other way to say that a
+    # field is unknown.
+    reason = ' '.join(str(error).replace('\\n', ' ').split())
+    reason = reason.strip('"\'').replace("\\'", "'")
+    print(f'error: --{name} has no field {reason}', file=sys.stderr)
+    print(f'fields: {fields}', file=sys.stderr)
+    sys.exit(EXIT_WRONG_INPUT)
+
+
+SECTIONS = ('data', 'eval')
+for _name in SECTIONS:
+  define_section(_name)
+
+
+def overrides(sections: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+  """The fields given on the command line, by section."""
+  given = {
+    name: config_flags.get_override_values(flags.FLAGS[name])
+    for name in sections
+  }
+  return {name: dict(fields) for name, fields in given.items() if fields}
+
+
+def run(
+  argv: list[str],
+  *,
+  section: str,
+  judge_fn: Callable[..., jobs.Report],
+) -> int:
+  """Judges what the flags say; returns the exit code.
+
+  0: done. 2: the flags, the checkpoint or the data do not allow an honest
+  number; the reason is on stderr.
+  """
+  logging.set_verbosity(logging.INFO)
+  try:
+    if len(argv) > 1:
+      raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
+    if DISTRIBUTED.value:
+      jax.distributed.initialize()
+    _judge(overrides((*SECTIONS, section)), judge_fn)
+  except (ValueError, checkpoint.DamagedCheckpoint) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return EXIT_WRONG_INPUT
+  return 0
+
+
+def _judge(
+  changes: dict[str, dict[str, Any]], judge_fn: Callable[..., jobs.Report]
+) -> None:
+  """One checkpoint, or all of a running pretraining."""
+  kind = 'checkpoint'
+  if RANDOM_INIT.value or FEATURES.value == 'raw_pixels':
+    kind = 'random_init' if RANDOM_INIT.value else 'raw_pixels'
+    if FOLLOW.value or (RANDOM_INIT.value and FEATURES.value == 'raw_pixels'):
+      raise ValueError(
+        '--random_init, --features=raw_pixels and --follow exclude each other'
+      )
+  if FOLLOW.value and (OUT.value or STEP.value):
+    raise ValueError(
+      '--follow judges every step into its own file: no --step or --out with it'
+    )
+  if STEP.value not in ('', 'best') and not STEP.value.isdigit():
+    raise ValueError(f"--step={STEP.value}: a number or 'best' is wanted")
+
+  def judge(step: int | str | None) -> jobs.Report:
+    subject = jobs.open_subject(
+      CHECKPOINT.value, step=step, kind=kind, overrides=changes
+    )
+    return judge_fn(subject, out=OUT.value)
+
+  if FOLLOW.value:
+    for report in jobs.follow(
+      CHECKPOINT.value, judge, timeout=FOLLOW_TIMEOUT.value
+    ):
+      _show(report)
+    return
+  step = STEP.value if STEP.value in ('', 'best') else int(STEP.value)
+  _show(judge(step or None if isinstance(step, str) else step))
+
+
+def _show(report: jobs.Report) -> None:
+  if jax.process_index() != 0:
+    return
+  print(jobs.summary(report), flush=True)
+  for warning in report['result'].get('warnings', ()):
+    print(f'warning: {warning}', file=sys.stderr)
+  print(f'-> {report["file"]}', file=sys.stderr)

@@ -1,0 +1,312 @@
+"""The linear probe and kNN as jobs: checkpoint in, report out.
+
+What the commands do, for tests and notebooks. Everything about the network and
+the images comes from the checkpoint's passport; `overrides` changes single
+fields of its sections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+from jax.sharding import Mesh
+
+from simclr_jax import config as config_lib
+from simclr_jax import data
+from simclr_jax.data import Source
+from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.evaluation import features as features_lib
+from simclr_jax.evaluation import knn, linear_probe, official_probe
+from simclr_jax.training import checkpoint
+from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import metrics as metrics_lib
+from simclr_jax.training import passport as passport_lib
+
+Overrides = Mapping[str, Mapping[str, Any]]
+Report = dict[str, Any]
+FOLDER = 'probe'
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """What is judged, and on what.
+
+  Attributes:
+    encoder: Frozen.
+    config: Of the checkpoint's passport, with the overrides.
+    train, test: Data splits.
+    workdir: Of the run.
+    step: Of the checkpoint.
+    path: Folder of the checkpoint.
+    mesh: Axis 'data'.
+  """
+
+  encoder: encoder_lib.Encoder
+  config: config_lib.Config
+  train: Source
+  test: Source
+  workdir: epath.Path
+  step: int
+  path: str
+  mesh: Mesh
+
+  def features(self) -> tuple[features_lib.Features, features_lib.Features]:
+    """Of the training and the test split, cached in the workdir."""
+    train, test = (
+      features_lib.extract_features(
+        self.encoder, source, self.config, cache_dir=self.cache_dir
+      )
+      for source in (self.train, self.test)
+    )
+    return train, test
+
+  @property
+  def cache_dir(self) -> epath.Path:
+    """Where features are kept."""
+    return self.workdir / 'features'
+
+
+def open_subject(
+  path: epath.PathLike,
+  *,
+  step: int | str | None = None,
+  kind: str = 'checkpoint',
+  overrides: Overrides | None = None,
+  mesh: Mesh | None = None,
+) -> Subject:
+  """Loads an encoder and opens the data it is judged on.
+
+  Args:
+    path: Workdir of a run, or one of its checkpoints.
+    step: A step, 'best', or None for the newest.
+    kind: 'checkpoint'; or a baseline on the same data: 'random_init' (the same
+      network, freshly initialised from the run's seed) or 'raw_pixels'.
+    overrides: Fields of config sections, {'data': {'data_dir': ...}}.
+    mesh: Default: all devices.
+
+  Raises:
+    ValueError: If there is no such checkpoint, an override is impossible, or
+      there is no labelled test split.
+  """
+  mesh = mesh_lib.make_mesh() if mesh is None else mesh
+  loaded = checkpoint.load_encoder(path, step=step)
+  trained = passport_lib.config_from_passport(loaded.passport)
+  changes = {name: dict(fields) for name, fields in (overrides or {}).items()}
+  config = config_lib.replace(trained, **changes)
+  if not config.data.test_split:
+    raise ValueError(
+      'data.test_split is empty: an accuracy on the training images would say '
+      'nothing; name a held-out split, e.g. --data.test_split=test'
+    )
+  workdir = epath.Path(loaded.path).parent
+  if workdir.name == checkpoint.FOLDER:
+    workdir = workdir.parent
+  train, test = (
+    data.make_source(config.data, split, workdir=str(workdir))
+    for split in (config.data.train_split, config.data.test_split)
+  )
+  features_lib.check_sources(train, test)
+  if kind == 'checkpoint':
+    encoder = encoder_lib.make_encoder(loaded, mesh=mesh)
+  elif kind == 'random_init':
+    encoder = encoder_lib.make_random_encoder(
+      trained, mesh=mesh, seed=trained.seed
+    )
+  elif kind == 'raw_pixels':
+    encoder = encoder_lib.make_raw_pixel_encoder(config, mesh=mesh)
+  else:
+    raise ValueError(f'kind = {kind!r}: one of {", ".join(encoder_lib.KINDS)}')
+  return Subject(
+    encoder=encoder,
+    config=config,
+    train=train,
+    test=test,
+    workdir=workdir,
+    step=loaded.step,
+    path=loaded.path,
+    mesh=mesh,
+  )
+
+
+def run_probe(subject: Subject, *, out: epath.PathLike | None = None) -> Report:
+  """Linear probe of a subject.
+
+  Args:
+    subject: From `open_subject`; `config.probe.mode` chooses the protocol.
+    out: JSON file; default WORKDIR/probe/linear_probe-step<N>....json.
+
+  Returns:
+    What is written: 'result' is a `linear_probe.ProbeResult`.
+  """
+  start, config = time.monotonic(), subject.config
+  if config.probe.mode == 'official':
+    result = official_probe.probe_official(
+      subject.encoder,
+      subject.train,
+      subject.test,
+      config,
+      cache_dir=subject.cache_dir,
+    )
+  else:
+    train, test = subject.features()
+    result = linear_probe.probe_features(train, test, config.probe)
+  name = 'linear_probe'
+  if config.probe.mode != 'features':
+    name += f'-{config.probe.mode}'
+  if config.probe.labels_per_class:
+    name += f'-labels{config.probe.labels_per_class}'
+  report = _make_report(
+    'linear_probe', subject, result, section='probe', start=start
+  )
+  scalars = {'top1': result.top1, 'train_nll': result.train_nll}
+  if result.top5 is not None:
+    scalars['top5'] = result.top5
+  return _write(report, subject, name=name, scalars=scalars, out=out)
+
+
+def run_knn(subject: Subject, *, out: epath.PathLike | None = None) -> Report:
+  """kNN of a subject; see `run_probe`. 'result' is a `knn.KnnResult`."""
+  start, config = time.monotonic(), subject.config.knn
+  train, test = subject.features()
+  result = knn.knn_accuracy(train, test, config, mesh=subject.mesh)
+  name = 'knn' if config.layer == 'h' else f'knn-{config.layer}'
+  report = _make_report('knn', subject, result, section='knn', start=start)
+  scalars = {'top1': result.headline.top1}
+  return _write(report, subject, name=name, scalars=scalars, out=out)
+
+
+def follow(
+  path: epath.PathLike,
+  judge_fn: Callable[[int], Report],
+  *,
+  timeout: float,
+  poll: float = 10.0,
+) -> Iterator[Report]:
+  """Judges every checkpoint of a running pretraining, oldest first.
+
+  Args:
+    path: Workdir.
+    judge_fn: Step -> report.
+    timeout: Longest wait for a new checkpoint, seconds.
+    poll: Seconds between two looks.
+  """
+  for step in checkpoint.wait_for_new_step(
+    path, -1, timeout=timeout, poll=poll
+  ):
+    try:
+      yield judge_fn(step)
+    except (ValueError, checkpoint.DamagedCheckpoint):
+      # The run keeps only its newest checkpoints; judging may be slower.
+      if step in checkpoint.list_steps(path):
+        raise
+      logging.warning('step %d was deleted before it could be judged', step)
+
+
+def summary(report: Report) -> str:
+  """One line for a person."""
+  result = report['result']
+  best = result.get('headline', result)
+  low, high = best['top1_interval']
+  what = {
+    'checkpoint': f'step {report["step"]}',
+    'random_init': 'random initialisation',
+    'raw_pixels': 'raw pixels',
+  }[report['encoder']]
+  parts = [f'top-1 {best["top1"]:.2%} [{low:.2%}, {high:.2%}]']
+  if best['top5'] is not None:
+    parts.append(f'top-5 {best["top5"]:.2%}')
+  if report['job'] == 'knn':
+    parts.append(f'k {best["k"]}, temperature {best["temperature"]:g}')
+  else:
+    parts.append(
+      f'lr {result["base_lr"]:g}, weight decay {result["weight_decay"]:g}'
+    )
+    if result['top1_std'] is not None:
+      count = len(result['top1_per_seed'])
+      parts.append(f'std {result["top1_std"]:.2%} over {count} seeds')
+  parts.append(f'{result["num_train"]} training labels')
+  parts.append(f'{result["num_test"]} test images')
+  return f'{report["job"]} of {what}: ' + ', '.join(parts)
+
+
+def _make_report(
+  job: str, subject: Subject, result: Any, *, section: str, start: float
+) -> Report:
+  """Everything needed to tell what was measured, and to repeat it."""
+  config = config_lib.to_dict(subject.config)
+  return {
+    'job': job,
+    'encoder': subject.encoder.kind,
+    'step': subject.step,
+    'checkpoint': subject.path,
+    'encoder_fingerprint': subject.encoder.fingerprint(),
+    'result': dataclasses.asdict(result),
+    'config': {name: config[name] for name in ('data', 'eval', section)},
+    'data': {
+      name: {
+        'name': source.name,
+        'num_examples': source.num_examples,
+        'fingerprint': source.fingerprint,
+      }
+      for name, source in (('train', subject.train), ('test', subject.test))
+    },
+    'command': sys.argv,
+    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+    'seconds': round(time.monotonic() - start, 1),
+    'hardware': {
+      'backend': jax.default_backend(),
+      'device_kind': jax.devices()[0].device_kind,
+      'num_devices': jax.device_count(),
+      'num_processes': jax.process_count(),
+    },
+    'software': {
+      'jax': jax.__version__,
+      'python': platform.python_version(),
+      'git_revision': passport_lib.git_revision(pathlib.Path(__file__).parent),
+    },
+  }
+
+
+def _write(
+  report: Report,
+  subject: Subject,
+  *,
+  name: str,
+  scalars: Mapping[str, float],
+  out: epath.PathLike | None,
+) -> Report:
+  """JSON file, and a line in WORKDIR/probe/metrics.jsonl."""
+  folder = subject.workdir / FOLDER
+  kind = report['encoder']
+  if kind != 'checkpoint':
+    name = f'{name}-{kind}'
+  file = folder / f'{name}-step{subject.step}.json'
+  if out is not None:
+    file = epath.Path(out)
+  report = {**report, 'file': os.fspath(file)}
+  if jax.process_index() == 0:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
+  # Not the run's own metrics.jsonl, which a running pretraining has open.
+  writer = metrics_lib.MetricWriter(
+    folder, primary=jax.process_index() == 0, start_step=sys.maxsize
+  )
+  try:
+    writer.write_scalars(
+      subject.step, {f'{name}/{key}': v for key, v in scalars.items()}
+    )
+  finally:
+    writer.close()
+  return report
