@@ -27,9 +27,9 @@ def make_schedule(optim: OptimConfig, resolved: Resolved) -> optax.Schedule:
     resolved: Gives its lengths in steps and the peak.
 
   Returns:
-    Function of an integer step (array or int) to the rate, within 1e-6 of
-    the peak of the exact value in float32 at any step below 2^24: the step is compared
-    and subtracted as an integer and only then divided.
+    Function of an integer step (array or int) to the rate, in float32
+    within 1e-6 of the peak of the exact value at any step below 2^24: the
+    step is compared and subtracted as an integer and only then divided.
 
   Raises:
     ValueError: If the schedule is unknown or a milestone falls into the
