@@ -5,7 +5,14 @@ from __future__ import annotations
 import logging as std_logging
 import sys
 
-from absl import logging
+from absl import flags, logging
+
+DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'Call jax.distributed.initialize() first: one process per host of a TPU pod '
+  'slice, GKE or SLURM job.',
+)
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2

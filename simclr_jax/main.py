@@ -30,12 +30,7 @@ _WORKDIR = flags.DEFINE_string(
   'Folder of checkpoints and metrics, local or gs://.',
   required=True,
 )
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'Call jax.distributed.initialize() first: one process per host of a TPU pod '
-  'slice, GKE or SLURM job.',
-)
+flags.adopt_module_key_flags(console)
 
 
 def run(config: config_lib.Config, workdir: str) -> loop.Outcome:
@@ -70,7 +65,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     config = config_lib.from_config_dict(_CONFIG.value)
-    if _DISTRIBUTED.value:
+    if console.DISTRIBUTED.value:
       jax.distributed.initialize()
     outcome = run(config, _WORKDIR.value)
   except ValueError as error:

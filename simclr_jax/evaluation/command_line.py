@@ -11,16 +11,15 @@ import dataclasses
 import sys
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 import jax
 import ml_collections
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
+from simclr_jax import console
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint
-
-EXIT_WRONG_INPUT = 2
 
 CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'Workdir of a pretraining run (local or gs://...).'
@@ -51,11 +50,7 @@ FEATURES = flags.DEFINE_enum(
 OUT = flags.DEFINE_string(
   'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
 )
-DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'Call jax.distributed.initialize() first: one process per host.',
-)
+flags.adopt_module_key_flags(console)
 
 
 def define_section(name: str) -> None:
@@ -78,7 +73,7 @@ def define_section(name: str) -> None:
     reason = reason.strip('"\'').replace("\\'", "'")
     print(f'error: --{name} has no field {reason}', file=sys.stderr)
     print(f'fields: {fields}', file=sys.stderr)
-    sys.exit(EXIT_WRONG_INPUT)
+    sys.exit(console.EXIT_WRONG_INPUT)
 
 
 SECTIONS = ('data', 'eval')
@@ -106,16 +101,15 @@ def run(
   0: done. 2: the flags, the checkpoint or the data do not allow an honest
   number; the reason is on stderr.
   """
-  logging.set_verbosity(logging.INFO)
+  console.start()
   try:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
-    if DISTRIBUTED.value:
+    if console.DISTRIBUTED.value:
       jax.distributed.initialize()
     _judge(overrides((*SECTIONS, section)), judge_fn)
   except (ValueError, checkpoint.DamagedCheckpoint) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return EXIT_WRONG_INPUT
+    return console.fail(error, code=console.EXIT_WRONG_INPUT)
   return 0
 
 
