@@ -17,6 +17,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'simclr_jax'
 RANKS = {
   'config': 0,
   'config_checks': 0,
+  'console': 0,
   'durations': 0,
   'resolve': 0,
   'data': 1,
@@ -29,7 +30,7 @@ RANKS = {
   'importers': 5,
   'commands': 6,
 }
-ROOT_FILES = ('config', 'config_checks', 'durations', 'resolve')
+ROOT_FILES = ('config', 'config_checks', 'console', 'durations', 'resolve')
 FORBIDDEN_PARTS = {'evaluation': ('objectives',)}
 TF_MODULES = ('tensorflow', 'tensorflow_datasets')
 FORBIDDEN_MODULES = {
@@ -170,8 +171,10 @@ from absl import flags
 for name in {modules!r}:
   importlib.import_module(name)
   # Two commands may have a flag of the same name; they never run together.
-  for flag in flags.FLAGS.flags_by_module_dict().get(name, []):
-    delattr(flags.FLAGS, flag.name)
+  for module, defined in flags.FLAGS.flags_by_module_dict().items():
+    if module.startswith('simclr_jax'):
+      for flag in defined:
+        delattr(flags.FLAGS, flag.name)
 started = {{'tensorflow', 'tensorflow_datasets'}} & set(sys.modules)
 sys.exit(f'imported {{sorted(started)}}' if started else 0)
 """
