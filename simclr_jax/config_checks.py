@@ -236,7 +236,8 @@ def _check_training(check: _Checker) -> None:
     if not set(check.get(f'optim.{name}')) <= set(PARAM_ROLES):
       check.fail(f'optim.{name}', f'may only hold {", ".join(PARAM_ROLES)}')
   for name in ('momentum', 'adam_b1', 'adam_b2'):
-    check.within(f'optim.{name}', 0, 1)
+    # At 1 the average never moves, and Adam divides by 1 - b2^t = 0.
+    check.within(f'optim.{name}', 0, 1 - 1e-9)
   check.positive('optim.trust_coefficient')
   check.positive('optim.adam_eps')
   check.within('optim.clip_grad_norm', 0)
