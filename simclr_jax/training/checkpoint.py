@@ -7,11 +7,11 @@ reads), `passport` and `manifest` (JSON). The only file that imports Orbax.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 from etils import epath
@@ -27,6 +27,7 @@ from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import steps as steps_lib
 
 PyTree = Any
+T = TypeVar('T')
 # What callers need of the parts that know nothing of Orbax.
 CheckpointMismatch = manifest_lib.CheckpointMismatch
 DamagedCheckpoint = steps_lib.DamagedCheckpoint
@@ -107,8 +108,8 @@ class Checkpointer:
         enable_async_checkpointing=config.asynchronous,
         # What a killed save left behind; finished steps are not touched.
         cleanup_tmp_directories=True,
-        # Reads no files of old steps, any of which may be damaged.
-        lightweight_initialize=True,
+        # Not lightweight_initialize: the time it makes up for old steps breaks
+        # the first save after a preemption notice (naive datetime).
       ),
     )
 
@@ -304,6 +305,19 @@ def load_encoder(
     ValueError: If there is no such checkpoint.
     DamagedCheckpoint: If none is readable.
   """
+
+  def read(folder: epath.Path, number: int) -> LoadedEncoder:
+    return _read_encoder(folder / str(number), number)
+
+  return _load(path, step, read)
+
+
+def _load(
+  path: epath.PathLike,
+  step: int | str | None,
+  read: Callable[[epath.Path, int], T],
+) -> T:
+  """What `read` makes of the first readable step that fits `step`."""
   folder, step = _locate(path, step)
 
   def candidates() -> list[int]:
@@ -314,10 +328,9 @@ def load_encoder(
       return _best_first(folder, steps)
     return [number for number in steps if number == step]
 
-  def read(number: int) -> LoadedEncoder:
-    return _read_encoder(folder / str(number), number)
-
-  found = steps_lib.first_readable(folder, candidates, read)
+  found = steps_lib.first_readable(
+    folder, candidates, lambda number: read(folder, number)
+  )
   if found is None:
     asked = '' if step is None else f'{step} '
     raise ValueError(
@@ -372,13 +385,44 @@ def _best_first(folder: epath.Path, steps: Sequence[int]) -> list[int]:
 
 def _read_encoder(path: epath.Path, step: int) -> LoadedEncoder:
   passport, manifest = _read_json_items(path)
-  saved = manifest['arrays']['encoder']
+  arrays = _read_arrays(path, 'encoder', manifest)
+  variables = {'params': {}, 'batch_stats': {}, **arrays}
+  return LoadedEncoder(
+    variables=variables,
+    passport=passport,
+    step=step,
+    path=os.fspath(path),
+    fingerprint=fingerprint(variables),
+  )
+
+
+def load_state_arrays(
+  path: epath.PathLike, *, step: int | str | None = None
+) -> dict[str, Any]:
+  """The whole training state as nested dicts of NumPy arrays.
+
+  For comparing and converting; a run resumes with `Checkpointer`. Arguments and
+  errors as in `load_encoder`.
+  """
+
+  def read(folder: epath.Path, number: int) -> dict[str, Any]:
+    _, manifest = _read_json_items(folder / str(number))
+    return _read_arrays(folder / str(number), 'state', manifest)
+
+  return _load(path, step, read)
+
+
+def _read_arrays(
+  path: epath.Path, item: str, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+  """One item of a step as nested dicts of NumPy arrays, as it was saved."""
+  saved = manifest['arrays'][item]
   targets = manifest_lib.nest(
     {n: np.empty(e['shape'], np.dtype(e['dtype'])) for n, e in saved.items()}
   )
   with ocp.PyTreeCheckpointer() as checkpointer:
-    variables = checkpointer.restore(
-      path / 'encoder',
+    arrays = checkpointer.restore(
+      path / item,
       args=ocp.args.PyTreeRestore(
         item=targets,
         restore_args=jax.tree.map(
@@ -388,14 +432,7 @@ def _read_encoder(path: epath.Path, step: int) -> LoadedEncoder:
       ),
     )
   manifest_lib.check_match(
-    saved, manifest_lib.describe(variables), where=f'encoder of {path}'
+    saved, manifest_lib.describe(arrays), where=f'{item} of {path}'
   )
-  manifest_lib.check_digests(saved, variables)
-  variables = {'params': {}, 'batch_stats': {}, **variables}
-  return LoadedEncoder(
-    variables=variables,
-    passport=passport,
-    step=step,
-    path=os.fspath(path),
-    fingerprint=fingerprint(variables),
-  )
+  manifest_lib.check_digests(saved, arrays)
+  return arrays

@@ -406,10 +406,25 @@ def test_all_damaged_is_an_error_and_changes_nothing(workdir):
   assert checkpoint.list_steps(workdir) == [80, 90]
 
 
-@pytest.mark.parametrize('name', ['_METADATA', '_sharding'])
-def test_what_can_be_read_all_the_same_is_read(checkpointer, workdir, name):
-  (workdir / 'checkpoints' / '90' / 'state' / name).unlink()
+@pytest.mark.parametrize(
+  ('name', 'garbage'),
+  [
+    ('state/_METADATA', None),
+    ('state/_sharding', None),
+    ('state/_sharding', b'\xff{'),
+    ('_CHECKPOINT_METADATA', None),
+    ('_CHECKPOINT_METADATA', b'\xff{'),
+  ],
+)
+def test_what_can_be_read_all_the_same_is_read(workdir, name, garbage):
+  path = workdir / 'checkpoints' / '90' / name
+  if garbage is None:
+    path.unlink()
+  else:
+    path.write_bytes(garbage)
+  checkpointer = checkpoint.Checkpointer(workdir / 'checkpoints', SYNC)
   restored = checkpointer.restore_latest(abstract(make_state(90)))
+  checkpointer.close()
   assert_same_bits(restored.state, make_state(90))
 
 
@@ -569,6 +584,13 @@ def test_load_encoder(saved, where):
     isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(encoder.variables)
   )
   assert encoder.fingerprint == checkpoint.fingerprint(want)
+
+
+def test_load_state_arrays(saved):
+  arrays = checkpoint.load_state_arrays(saved, step=80)
+  state = make_state(80)
+  assert checkpoint.fingerprint(arrays) == checkpoint.fingerprint(state)
+  assert arrays['params']['head']['kernel'].shape == (64, 64)
 
 
 def test_load_encoder_of_a_step(saved):
