@@ -316,7 +316,8 @@ class ProbeConfig:
     base_lrs: Swept learning rates before linear scaling (x batch/256); the
       official mode takes the first.
     weight_decays: Swept; the official mode takes the first.
-    num_seeds: Initialisations and orders per setting.
+    num_seeds: Orders of the examples (in the official mode initialisations
+      too) per setting.
     holdout_fraction: Share of the training split that selects the setting.
     labels_per_class: Train on this many labels per class; 0 is all.
     standardize: Scale features to zero mean and unit variance (of the

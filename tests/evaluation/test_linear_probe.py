@@ -78,6 +78,27 @@ def test_the_holdout_chooses_and_the_table_shows_it(result):
   )
 
 
+def test_the_sweep_is_judged_on_what_it_did_not_fit(blobs, monkeypatch):
+  fitted, judged = [], []
+  module = linear_probe.logistic_regression
+  fit, score = module.fit, module.score
+  monkeypatch.setattr(
+    module,
+    'fit',
+    lambda *a, rows, **k: fitted.append(rows) or fit(*a, rows=rows, **k),
+  )
+  monkeypatch.setattr(
+    module,
+    'score',
+    lambda *a, rows: judged.append(rows) or score(*a, rows=rows),
+  )
+  linear_probe.probe_features(*blobs, CONFIG)
+  assert sorted([*fitted[0], *judged[0]]) == list(range(2000))
+  # Chosen, it is trained on both parts and judged on the test split.
+  np.testing.assert_array_equal(fitted[1], np.arange(2000))
+  np.testing.assert_array_equal(judged[-1], np.arange(3000))
+
+
 def test_same_call_same_result(blobs, result):
   assert linear_probe.probe_features(*blobs, CONFIG) == result
 
