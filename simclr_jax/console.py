@@ -19,6 +19,9 @@ EXIT_WRONG_INPUT = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues.
 
 
+_CHATTY = ('jax', 'orbax', 'tensorflow_datasets')
+
+
 class _LibraryChatter(std_logging.Filter):
   """Drops what libraries report about normal work.
 
@@ -27,9 +30,9 @@ class _LibraryChatter(std_logging.Filter):
   """
 
   def filter(self, record: std_logging.LogRecord) -> bool:
-    chatter = '/orbax/' in record.pathname or '/jax/' in record.pathname
+    path = record.pathname.replace('\\', '/')
     return (
-      not chatter
+      not any(f'/{name}/' in path for name in _CHATTY)
       or record.levelno >= std_logging.WARNING
       or logging.level_debug()
     )

@@ -8,7 +8,13 @@ the memory of the GPUs and TPUs that JAX computes on.
 
 from __future__ import annotations
 
+import os
+
 from etils import epy
+
+# Its C++ half prints notes about the CPU before any Python setting is read;
+# warnings and errors still come through.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')
 
 
 def _hide_accelerators(module_name: str) -> None:
