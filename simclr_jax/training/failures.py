@@ -37,7 +37,7 @@ def record_non_finite(
 
   Args:
     workdir: Of the run.
-    step: Step whose loss is not finite.
+    step: Step whose loss or gradient is not finite.
     metrics: Of that step, with 'loss' and 'grad_norm'.
     example_ids: Names of this process's rows of the batch.
     last_good_step: Newest checkpoint before it; 0 if there is none.

@@ -11,12 +11,12 @@ import pytest
 from simclr_jax.training import failures
 
 
-def test_record_of_a_loss_that_is_no_number(tmp_path):
+def test_record_of_a_gradient_that_is_no_number(tmp_path):
   with pytest.raises(failures.NonFiniteLoss) as caught:
     failures.record_non_finite(
       tmp_path,
       step=12,
-      metrics={'loss': float('nan'), 'lr': 0.5},
+      metrics={'loss': 0.5, 'grad_norm': float('nan')},
       example_ids=['cat/1.jpg', 'dog/2.jpg'],
       last_good_step=10,
     )
@@ -24,12 +24,13 @@ def test_record_of_a_loss_that_is_no_number(tmp_path):
   good = str(tmp_path / 'checkpoints' / '10')
   assert json.loads(path.read_text()) == {
     'step': 12,
-    'loss': 'NaN',
-    'metrics': {'loss': 'NaN', 'lr': 0.5},
+    'loss': 0.5,
+    'metrics': {'loss': 0.5, 'grad_norm': 'NaN'},
     'last_good_checkpoint': good,
     'example_ids': ['cat/1.jpg', 'dog/2.jpg'],
   }
-  for part in ('loss is nan at step 12', good, str(path)):
+  message = 'loss is 0.5 and the gradient norm nan at step 12'
+  for part in (message, good, str(path)):
     assert part in str(caught.value)
 
 
@@ -38,7 +39,7 @@ def test_record_without_a_checkpoint(tmp_path):
     failures.record_non_finite(
       tmp_path,
       step=2,
-      metrics={'loss': float('inf')},
+      metrics={'loss': float('inf'), 'grad_norm': 1.0},
       example_ids=[],
       last_good_step=0,
     )
