@@ -30,7 +30,7 @@ def _config(augment: config_lib.AugmentConfig) -> config_lib.Config:
   return config_lib.Config(
     data=config_lib.DataConfig(
       source='procedural',
-      train_split='train[:4096]',
+      train_split='train[:2048]',
       test_split='test[:2000]',
       image_size=24,
     ),
@@ -44,7 +44,7 @@ def _config(augment: config_lib.AugmentConfig) -> config_lib.Config:
     ),
     train=config_lib.TrainConfig(
       batch_size=256,
-      duration='40 epochs',
+      duration='30 epochs',
       log_every='20 steps',
       diagnostics_every='100 steps',
     ),
