@@ -14,7 +14,7 @@ from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import official_probe
 from simclr_jax.training import mesh as mesh_lib
 
-CLASSES, LR, DECAY, BATCH, EPOCHS = 8, 0.1, 0.01, 32, 12
+CLASSES, LR, DECAY, BATCH, EPOCHS = 8, 0.1, 0.1, 32, 12
 CONFIG = config_lib.replace(
   config_lib.Config(),
   data={
@@ -81,13 +81,22 @@ def _replay(train, num_steps):
   return w[0], w[1], losses
 
 
-def test_equals_the_protocol_written_out(encoder, sources):
+def test_equals_the_protocol_written_out(encoder, sources, monkeypatch):
   train, test = sources
   num_steps = 96 * EPOCHS // BATCH + 1
   kernel, bias, losses = _replay(train, num_steps)
+  trained = []
+  train_fn = official_probe._train
+  monkeypatch.setattr(
+    official_probe,
+    '_train',
+    lambda *a, **k: trained.append(train_fn(*a, **k)) or trained[-1],
+  )
   found = official_probe.probe_official(encoder, train, test, CONFIG)
   assert found.num_steps == num_steps
-  np.testing.assert_allclose(found.train_nll, np.mean(losses[-3:]), rtol=1e-4)
+  np.testing.assert_allclose(trained[0].kernel_DxK, kernel, atol=1e-6)
+  np.testing.assert_allclose(trained[0].bias_K, bias, atol=1e-6)
+  np.testing.assert_allclose(found.train_nll, np.mean(losses[-3:]), rtol=1e-5)
   features = features_lib.extract_features(encoder, test, CONFIG)
   predicted = (features.h @ kernel + bias).argmax(1)
   expected = np.mean(predicted == features.labels)
