@@ -39,14 +39,14 @@ PRESETS = {
     ),
     train=config_lib.TrainConfig(
       batch_size=256,
-      duration='40 epochs',
+      duration='30 epochs',
       log_every='5 steps',
       diagnostics_every='25 steps',
     ),
-    checkpoint=config_lib.CheckpointConfig(every='20 epochs'),
+    checkpoint=config_lib.CheckpointConfig(every='15 epochs'),
     monitor=config_lib.MonitorConfig(online_head=False),
     probe=config_lib.ProbeConfig(
-      base_lrs=(0.1, 0.3, 1.0), weight_decays=(0.0,), standardize=True
+      base_lrs=(0.1, 0.03, 0.3), weight_decays=(0.0,), standardize=True
     ),
     knn=config_lib.KnnConfig(ks=(10, 1, 20), temperatures=(0.1,)),
   ),
