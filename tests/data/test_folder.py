@@ -154,6 +154,13 @@ def gallery(tmp_path_factory):
     (np.asarray(clear) == 0)[..., None], 255, np.asarray(clear.convert('RGB'))
   )
   want['palette_alpha.png'] = (holes, 0)
+  # One colour declared transparent, without an alpha channel.
+  keyed = stored.copy()
+  keyed[3:7, 2:9] = (7, 8, 9)
+  Image.fromarray(keyed).save(root / 'keyed.png', transparency=(7, 8, 9))
+  white = keyed.copy()
+  white[3:7, 2:9] = 255
+  want['keyed.png'] = (white, 0)
   # GIF: the first of two frames.
   frame = color.quantize(32)
   frame.save(

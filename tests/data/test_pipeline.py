@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import time
 
 import numpy as np
 from PIL import Image
@@ -134,11 +135,22 @@ def test_a_restart_changes_nothing():
   assert _equal(_train(source, start_step=4, num_steps=2), whole[4:])
 
 
+def _slow(source, which):
+  def read(i):
+    time.sleep(0.05 * (i in which))
+    return source.read(i)
+
+  return dataclasses.replace(source, read=read)
+
+
 @pytest.mark.parametrize('workers', [0, 1, 8])
 def test_workers_change_nothing(workers):
   images = [_jpeg(n, size=(20 + n, 30 - n)) for n in range(13)]
   source = _memory(images, encoded=True)
   few = _train(source)
+  # The first chunk takes longest: a later one would overtake it if it could.
+  late = set(order.permutation(_SEED, 0, 13)[:8].tolist())
+  source = _slow(source, late)
   data = dataclasses.replace(_DATA, num_workers=workers, prefetch_batches=3)
   assert _equal(_train(source, data=data), few)
 
