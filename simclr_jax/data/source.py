@@ -1,6 +1,6 @@
 """A source of images: random access to examples by index, no TensorFlow.
 
-Every data set is one function `make(config.data, split) -> Source` in
+Every kind of data set is one function `make(config.data, split, *, workdir)` in
 `simclr_jax/data/sources/`. The pipeline decides order, sharding and
 augmentation; a source only knows how to read example i.
 """
