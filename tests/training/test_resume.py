@@ -47,14 +47,15 @@ def start(workdir, cache, *overrides):
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'PYTHONPATH': str(ROOT),
   }
-  return subprocess.Popen(
-    command,
-    env=environment,
-    cwd=workdir,
-    start_new_session=True,
-    stdout=open(workdir / 'log.txt', 'ab'),
-    stderr=subprocess.STDOUT,
-  )
+  with open(workdir / 'log.txt', 'ab') as log:
+    return subprocess.Popen(
+      command,
+      env=environment,
+      cwd=workdir,
+      start_new_session=True,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+    )
 
 
 def finish(process, workdir, code=0):
