@@ -13,17 +13,19 @@ import tempfile
 import zipfile
 
 from absl import logging
+from etils import epath
 import numpy as np
 
 
-def folder(workdir: str | None) -> pathlib.Path:
+def folder(workdir: epath.PathLike | None) -> pathlib.Path:
   """Where to keep them: inside a local workdir, else with the user's caches.
 
   Args:
     workdir: Of the run; a remote one ('gs://...') cannot hold local files.
   """
-  if workdir and '://' not in workdir:
-    return pathlib.Path(workdir) / 'data_cache'
+  local = '' if workdir is None else os.fspath(workdir)
+  if local and '://' not in local:
+    return pathlib.Path(local) / 'data_cache'
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return pathlib.Path(base) / 'simclr_jax'
 

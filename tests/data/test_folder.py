@@ -8,6 +8,7 @@ import pathlib
 import struct
 import zlib
 
+from etils import epath
 import numpy as np
 from PIL import Image, ImageOps
 import pytest
@@ -332,6 +333,37 @@ def test_list_of_skipped_files_keeps_other_folders(damaged, tmp_path):
   (other / 'b.png').unlink()
   _make(other, **fields)
   assert len(path.read_text().splitlines()) == 7
+
+
+def test_a_path_object_is_a_workdir(damaged, tmp_path):
+  workdir = epath.Path(tmp_path / 'w')
+  source = data.make_source(
+    _config(damaged, max_bad_fraction=0.5), '', workdir=workdir
+  )
+  assert len(source.skipped) == 7
+  assert (tmp_path / 'w/skipped_files.txt').exists()
+  assert list((tmp_path / 'w/data_cache').glob('folder_scan_*.npz'))
+
+
+def test_a_list_that_cannot_be_written_whole_leaves_the_old_one(
+  damaged, tmp_path, monkeypatch
+):
+  fields = {'max_bad_fraction': 0.5, 'workdir': tmp_path / 'w'}
+  _make(damaged, **fields)
+  path = tmp_path / 'w/skipped_files.txt'
+  before = path.read_text()
+  (damaged / 'more.png').touch()
+  write_text = type(epath.Path(path)).write_text
+
+  def full_disk(self, text, *args, **kwargs):
+    write_text(self, text[:20])
+    raise OSError('disk full')
+
+  monkeypatch.setattr(type(epath.Path(path)), 'write_text', full_disk)
+  with pytest.raises(OSError, match='disk full'):
+    _make(damaged, **fields)
+  assert path.read_text() == before
+  assert not list((tmp_path / 'w').glob('*.tmp'))
 
 
 @pytest.mark.parametrize('empty', [True, False])

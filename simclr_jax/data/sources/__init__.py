@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 import difflib
 
+from etils import epath
+
 from simclr_jax import config as config_lib
 from simclr_jax.data.source import Source
 from simclr_jax.data.sources import digits, folder, procedural, tfds_source
@@ -18,7 +20,10 @@ SOURCES: dict[str, Callable[..., Source]] = {
 
 
 def make_source(
-  data: config_lib.DataConfig, split: str, *, workdir: str | None = None
+  data: config_lib.DataConfig,
+  split: str,
+  *,
+  workdir: epath.PathLike | None = None,
 ) -> Source:
   """Random access to a split of the configured data set.
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 from typing import NamedTuple
 
+from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
@@ -30,7 +31,10 @@ class _Split(NamedTuple):
 
 
 def make(
-  data: config_lib.DataConfig, split: str, *, workdir: str | None = None
+  data: config_lib.DataConfig,
+  split: str,
+  *,
+  workdir: epath.PathLike | None = None,
 ) -> Source:
   """Source of the digits; `split` is 'train', 'test' or a part of one.
 

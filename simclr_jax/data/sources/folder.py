@@ -11,6 +11,7 @@ import collections
 from collections.abc import Sequence
 import hashlib
 import os
+import uuid
 
 from absl import logging
 from etils import epath
@@ -26,7 +27,10 @@ _SHOWN = 5  # entries of a list in a message
 
 
 def make(
-  data: config_lib.DataConfig, split: str, *, workdir: str | None = None
+  data: config_lib.DataConfig,
+  split: str,
+  *,
+  workdir: epath.PathLike | None = None,
 ) -> Source:
   """Source of the pictures below a folder.
 
@@ -209,7 +213,7 @@ def _find_classes(
 
 
 def _write_skipped(
-  workdir: str, root: str, skipped: Sequence[tuple[str, str]]
+  workdir: epath.PathLike, root: str, skipped: Sequence[tuple[str, str]]
 ) -> None:
   """Lists skipped files below `root`, keeping the lines of other folders."""
   path = epath.Path(workdir) / SKIPPED_FILE
@@ -226,7 +230,14 @@ def _write_skipped(
   rows = [f'{name}\t{reason}' for name, reason in skipped]
   lines += [r.encode('utf-8', 'backslashreplace').decode() for r in rows]
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(''.join(f'{line}\n' for line in lines))
+  # Every host writes it: each a file of its own, put in place whole.
+  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
+  try:
+    temporary.write_text(''.join(f'{line}\n' for line in lines))
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
 def _check(

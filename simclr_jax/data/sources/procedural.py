@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import hashlib
 
+from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
@@ -47,7 +48,10 @@ _NOISE = 0.02
 
 
 def make(
-  data: config_lib.DataConfig, split: str, *, workdir: str | None = None
+  data: config_lib.DataConfig,
+  split: str,
+  *,
+  workdir: epath.PathLike | None = None,
 ) -> Source:
   """Source of generated pictures, uint8 [32, 32, 3].
 

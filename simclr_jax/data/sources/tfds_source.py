@@ -12,6 +12,7 @@ import hashlib
 import os
 from typing import Any, NamedTuple
 
+from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
@@ -49,7 +50,10 @@ class _Features(NamedTuple):
 
 
 def make(
-  data: config_lib.DataConfig, split: str, *, workdir: str | None = None
+  data: config_lib.DataConfig,
+  split: str,
+  *,
+  workdir: epath.PathLike | None = None,
 ) -> Source:
   """Source of a split of a TFDS data set.
 
@@ -175,7 +179,7 @@ def _find_spans(builder: Any, split: str) -> _Spans:
 
 
 def _make_reader(
-  builder: Any, spans: _Spans, *, workdir: str | None
+  builder: Any, spans: _Spans, *, workdir: epath.PathLike | None
 ) -> ReadRecordFn:
   """Random access for the file format of the data set."""
   file_format = builder.info.file_format.value
@@ -190,7 +194,9 @@ def _make_reader(
   )
 
 
-def _read_tfrecord(spans: _Spans, *, workdir: str | None) -> ReadRecordFn:
+def _read_tfrecord(
+  spans: _Spans, *, workdir: epath.PathLike | None
+) -> ReadRecordFn:
   # A file may stand in several spans ('train[:10]+train[20:]').
   unique = sorted(set(spans.paths))
   indexed = tfrecord_index.load_or_build(
