@@ -93,6 +93,7 @@ DKOBAK = config_lib.Config(
     decay_exclude=(),
   ),
   train=config_lib.TrainConfig(batch_size=512, duration='1000 epochs'),
+  knn=config_lib.KnnConfig(ks=(10, 1, 5, 20, 200)),
 )
 
 LIGHTLY = config_lib.Config(
@@ -108,7 +109,9 @@ LIGHTLY = config_lib.Config(
     decay_exclude=(),
   ),
   train=config_lib.TrainConfig(batch_size=512, duration='200 epochs'),
-  knn=config_lib.KnnConfig(ks=(200,), temperatures=(0.1,)),
+  knn=config_lib.KnnConfig(
+    ks=(200, 1, 5, 10, 20), temperatures=(0.1, 0.07, 0.5)
+  ),
 )
 
 SOLO_LEARN = config_lib.Config(

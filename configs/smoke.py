@@ -22,7 +22,7 @@ from simclr_jax import config as config_lib
 
 PRESETS = {
   'digits': config_lib.Config(
-    data=config_lib.DataConfig(source='digits', name='digits', image_size=16),
+    data=config_lib.DataConfig(source='digits', image_size=16),
     augment=config_lib.AugmentConfig(
       crop_area=(0.5, 1.0),
       flip_prob=0.0,

@@ -188,7 +188,10 @@ class OptimConfig:
   """Optimizer and learning-rate schedule.
 
   Attributes:
-    name: 'lars', 'sgd', 'adam' (decay added to the gradient) or 'adamw'.
+    name: 'lars', 'sgd', 'adam' (decay added to the gradient) or 'adamw'. With
+      the other defaults 'sgd' and 'adam' are not the official code's 'momentum'
+      and 'adam': those decay biases too (decay_exclude=('batch_norm',)), and
+      its momentum is Nesterov's (nesterov=True).
     base_lr: Before scaling.
     lr_scaling: 'linear' (x batch/256), 'sqrt' (x sqrt(batch)) or 'none'.
     schedule: 'cosine' (to 0), 'constant' or 'step'.
@@ -342,14 +345,15 @@ class KnnConfig:
   """kNN on cosine similarity.
 
   Attributes:
-    ks: Neighbourhood sizes to report.
-    temperatures: Of the weighted vote exp(similarity / temperature).
+    ks: Neighbourhood sizes to report; the first is the headline.
+    temperatures: Of the weighted vote exp(similarity / temperature); the first
+      is the headline.
     chunk_size: Bank rows compared at a time on each device.
     layer: 'h' or 'z'.
     num_bootstrap: Resamples of the test split for the interval.
   """
 
-  ks: tuple[int, ...] = (1, 5, 10, 20, 200)
+  ks: tuple[int, ...] = (20, 1, 5, 10, 200)
   temperatures: tuple[float, ...] = (0.07, 0.1, 0.5)
   chunk_size: int = 16_384
   layer: str = 'h'

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
   from simclr_jax.config import Config
 
 DATA_SOURCES = ('tfds', 'folder', 'digits', 'procedural')
+OBJECTIVES = ('simclr',)  # Keys of simclr_jax.objectives.OBJECTIVES.
 BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
 PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
 
@@ -146,6 +147,7 @@ def _check_data(check: _Checker) -> None:
       "source 'folder' needs the path of a folder",
       given=['data.source'],
     )
+  _check_unread_data_fields(check)
   if data.source != 'folder' and not data.train_split:
     check.fail(
       'data.train_split',
@@ -158,6 +160,37 @@ def _check_data(check: _Checker) -> None:
       'is the training split, so probe and kNN would be judged on images they '
       "were fitted to; name a held-out split, or '' for none",
       given=['data.train_split'],
+    )
+
+
+def _check_unread_data_fields(check: _Checker) -> None:
+  """A field that the source does not read would name data that nobody uses."""
+  data = check.config.data
+  if data.source not in DATA_SOURCES:
+    return
+  # A source may be named after itself.
+  if data.source != 'tfds' and data.name not in ('', data.source):
+    check.fail(
+      'data.name',
+      f"is read by source 'tfds' only, and data.source is {data.source!r}: set "
+      "data.source='tfds' or leave the name empty",
+      given=['data.source'],
+    )
+  if data.source == 'folder':
+    return
+  if data.path:
+    check.fail(
+      'data.path',
+      f"is read by source 'folder' only, and data.source is {data.source!r}: "
+      "set data.source='folder' (as configs/folder.py does) or leave it empty",
+      given=['data.source'],
+    )
+  if data.labels_from == 'folders':
+    check.fail(
+      'data.labels_from',
+      f"is read by source 'folder' only, and data.source is {data.source!r}, "
+      'whose labels are its own',
+      given=['data.source'],
     )
 
 
@@ -220,6 +253,7 @@ def _check_model(check: _Checker) -> None:
 def _check_training(check: _Checker) -> None:
   config = check.config
   check.within('seed', 0, 2**31 - 1)
+  check.one_of('objective', *OBJECTIVES)
   check.positive('loss.temperature')
   check.one_of('loss.scale', 'official', 'paper')
   check.one_of('optim.name', 'lars', 'sgd', 'adam', 'adamw')

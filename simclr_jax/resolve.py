@@ -65,7 +65,8 @@ def resolve(
 
   Raises:
     ValueError: If the batch does not divide over the devices, is larger than
-      the data set, or the warm-up is longer than the run.
+      the data set, the warm-up is longer than the run, or the best checkpoint
+      is to be chosen by a metric that checkpoints would not have.
   """
   batch = config.train.batch_size
   problems = []
@@ -94,6 +95,21 @@ def resolve(
       f'shorter than config.train.duration = {config.train.duration!r} '
       f'({total} steps): the peak learning rate would never be reached'
     )
+  periods = {
+    name: durations.period_in_steps(text, **size)
+    for name, text in (
+      ('log', config.train.log_every),
+      ('diagnostics', config.train.diagnostics_every),
+      ('checkpoint', config.checkpoint.every),
+      ('knn', config.monitor.knn_every),
+    )
+  }
+  problems += _best_metric_problems(
+    config,
+    checkpoint_steps=periods['checkpoint'],
+    knn_steps=periods['knn'],
+    num_classes=num_classes,
+  )
   if problems:
     raise ValueError('\n'.join(problems))
   return Resolved(
@@ -107,13 +123,50 @@ def resolve(
     total_steps=total,
     warmup_steps=warmup,
     peak_lr=scale_lr(config.optim.base_lr, batch, config.optim.lr_scaling),
-    log_every_steps=durations.period_in_steps(config.train.log_every, **size),
-    diagnostics_every_steps=durations.period_in_steps(
-      config.train.diagnostics_every, **size
-    ),
-    checkpoint_every_steps=durations.period_in_steps(
-      config.checkpoint.every, **size
-    ),
-    knn_every_steps=durations.period_in_steps(config.monitor.knn_every, **size),
+    log_every_steps=periods['log'],
+    diagnostics_every_steps=periods['diagnostics'],
+    checkpoint_every_steps=periods['checkpoint'],
+    knn_every_steps=periods['knn'],
     negatives_per_anchor=num_views * (batch - 1),
   )
+
+
+def _best_metric_problems(
+  config: config_lib.Config,
+  *,
+  checkpoint_steps: int,
+  knn_steps: int,
+  num_classes: int,
+) -> list[str]:
+  """Reasons why checkpoints would be without the metric that ranks them.
+
+  Args:
+    config: What is trained.
+    checkpoint_steps: Steps between checkpoints.
+    knn_steps: Steps between kNN evaluations; 0 is never.
+    num_classes: Of the labels; 0 without.
+  """
+  if config.checkpoint.keep_best <= 0:
+    return []
+  where = f'config.checkpoint.best_metric = {config.checkpoint.best_metric!r}'
+  if config.checkpoint.best_metric == 'online_top1' and not num_classes:
+    return [
+      f"{where} needs labels, and the training split has none; use 'loss'"
+    ]
+  # A metric counts for the checkpoint of its own step. Where either period is
+  # a multiple of the other, every rarer event falls together with the other.
+  if (
+    config.checkpoint.best_metric == 'knn_top1'
+    and knn_steps
+    and knn_steps % checkpoint_steps
+    and checkpoint_steps % knn_steps
+  ):
+    return [
+      f'{where}: config.monitor.knn_every = {config.monitor.knn_every!r} '
+      f'({knn_steps} steps) and config.checkpoint.every = '
+      f'{config.checkpoint.every!r} ({checkpoint_steps} steps) rarely or never '
+      'fall on the same step, so most evaluations would choose no checkpoint; '
+      'give both the same duration, or both in steps with one a multiple of '
+      'the other'
+    ]
+  return []

@@ -137,9 +137,12 @@ NAN, INFINITY = float('nan'), float('inf')
 IMPOSSIBLE = [
   ('seed', -1),
   ('seed', 2**31),
+  ('objective', 'simclrr'),
   ('data.source', 'tdfs'),
   ('data.name', ''),
   ('data.labels_from', 'names'),
+  ('data.labels_from', 'folders'),
+  ('data.path', '/pictures'),
   ('data.train_split', ''),
   ('data.test_split', 'train'),
   ('data.image_size', 3),
@@ -269,7 +272,7 @@ def test_the_table_covers_every_field_with_a_rule():
     f'{section}.{name}'
     for section, name in _fields()
     if typing.get_type_hints(SECTIONS[section])[name] is bool
-  } | {'data.data_dir', 'data.path', 'data.image_key', 'data.label_key'}
+  } | {'data.data_dir', 'data.image_key', 'data.label_key'}
   ruled = {path for path, _ in IMPOSSIBLE if '.' in path}
   assert ruled | free == {f'{s}.{n}' for s, n in _fields()}
 
@@ -278,6 +281,12 @@ def test_the_table_covers_every_field_with_a_rule():
   'values,path',
   [
     ({'data': {'source': 'folder'}}, 'data.path'),
+    (
+      {'data': {'source': 'folder', 'path': '/p', 'name': 'cifar10'}},
+      'data.name',
+    ),
+    ({'data': {'source': 'digits', 'name': 'cifar10'}}, 'data.name'),
+    ({'data': {'source': 'procedural', 'path': '/p'}}, 'data.path'),
     ({'model': {'sk_ratio': 0.1, 'se_ratio': 0.1}}, 'model.se_ratio'),
     ({'model': {'sk_ratio': 0.1, 'padding': 'torch'}}, 'model.padding'),
     (
@@ -310,6 +319,8 @@ def test_possible_neighbours_of_the_combinations():
   for values in (
     {'data': {'source': 'folder', 'path': '/p', 'train_split': ''}},
     {'data': {'source': 'digits'}},
+    {'data': {'source': 'digits', 'name': 'digits'}},
+    {'data': {'source': 'folder', 'path': '/p', 'labels_from': 'folders'}},
     {'checkpoint': {'keep_best': 1, 'best_metric': 'loss'}},
     {'checkpoint': {'keep_best': 1}, 'monitor': {'knn_every': '1 epochs'}},
     {'model': {'head_layers': 0}},
@@ -352,6 +363,13 @@ def test_validate_is_the_same_check():
   with pytest.raises(ValueError, match='config.data.name'):
     config_lib.validate(config)
   assert config_checks.find_problems(config_lib.from_config_dict(VALID)) == []
+
+
+def test_the_checks_know_every_objective():
+  # The schema imports no JAX, so it holds the names a second time.
+  from simclr_jax import objectives
+
+  assert tuple(objectives.OBJECTIVES) == config_checks.OBJECTIVES
 
 
 # The command line.

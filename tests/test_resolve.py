@@ -94,3 +94,40 @@ def test_no_warmup_is_fine():
   )
   resolved = _resolve(config)
   assert (resolved.warmup_steps, resolved.total_steps) == (0, 1)
+
+
+@pytest.mark.parametrize(
+  'knn,checkpoint,possible',
+  [
+    ('100 steps', '100 steps', True),
+    ('300 steps', '100 steps', True),
+    ('100 steps', '300 steps', True),
+    ('1 epochs', '1 epochs', True),
+    ('150 steps', '100 steps', False),
+    # 195 and 97 steps: rounding has parted them.
+    ('2 epochs', '1 epochs', False),
+  ],
+)
+def test_knn_chooses_the_best_only_where_checkpoints_have_it(
+  knn, checkpoint, possible
+):
+  sections = {
+    'train': {'batch_size': 512},
+    'monitor': {'knn_every': knn},
+    'checkpoint': {'every': checkpoint},
+  }
+  _resolve(_config(**sections))  # Nothing is chosen by it.
+  sections['checkpoint']['keep_best'] = 1
+  config = _config(**sections)
+  if possible:
+    _resolve(config)
+  else:
+    with pytest.raises(ValueError, match=r'best_metric(.|\n)*same duration'):
+      _resolve(config)
+
+
+def test_the_online_head_chooses_the_best_only_with_labels():
+  config = _config(checkpoint={'keep_best': 1, 'best_metric': 'online_top1'})
+  _resolve(config)
+  with pytest.raises(ValueError, match='online_top1.*needs labels'):
+    _resolve(config, num_classes=0)
