@@ -38,7 +38,9 @@ class Source:
     num_classes: 0 where there are no labels.
     encoded: Whether `read` gives encoded bytes (else uint8 arrays).
     read: Index in [0, num_examples) -> Example; called from many threads.
-    example_id: Index -> a name a person can find the example by (a path).
+    example_id: Index -> a name a person can find the example by (a path). The
+      same record of the data set has the same name in every split and part of
+      one: splits that overlap are found by it.
     fingerprint: Hash that changes when examples, labels or their order do.
     class_names: One per class, or empty.
     skipped: (path, reason) of files that could not be read.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
+import functools
 import hashlib
 import os
 import uuid
@@ -83,7 +84,7 @@ def make(
     num_classes=len(classes),
     encoded=True,
     read=read,
-    example_id=lambda i: _join(root, paths[i]),
+    example_id=lambda i: _resolve(_join(root, paths[i])),
     fingerprint=_fingerprint(readable, labels),
     class_names=classes,
     skipped=skipped,
@@ -135,6 +136,20 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _join(root: str, path: str) -> str:
   return os.path.join(root, path) if path else root
+
+
+def _resolve(path: str) -> str:
+  """Where a file really lies: one name for it, whatever links lead there."""
+  if os.path.islink(path):
+    return os.path.realpath(path)
+  folder, name = os.path.split(path)
+  return os.path.join(_resolve_folder(folder), name)
+
+
+# Looks at every part of a path, which is too slow for each of a million files.
+@functools.lru_cache(maxsize=2**16)
+def _resolve_folder(folder: str) -> str:
+  return os.path.realpath(folder)
 
 
 def _find_root(data: config_lib.DataConfig, split: str) -> str:
