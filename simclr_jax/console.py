@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging as std_logging
+import pathlib
 import sys
+import traceback
 
 from absl import flags, logging
 
@@ -40,7 +42,7 @@ class _LibraryChatter(std_logging.Filter):
 
 def start() -> None:
   """Sets up the log; call first in a command's main."""
-  if logging.get_verbosity() < logging.INFO:
+  if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   if not any(isinstance(f, _LibraryChatter) for f in handler.filters):
@@ -48,7 +50,21 @@ def start() -> None:
 
 
 def fail(error: BaseException, *, code: int) -> int:
-  """Says what went wrong; the traceback is for `--verbosity=1`."""
+  """Says what went wrong, in one line if this package said so itself.
+
+  A ValueError that a library raised is a bug of ours, not a user's mistake, and
+  comes with its traceback and exit code 1. `--verbosity=1` shows every one.
+  """
+  if not _raised_here(error):
+    traceback.print_exception(error)
+    return EXIT_FAILED
   print(f'error: {error}', file=sys.stderr, flush=True)
   logging.debug('where it happened', exc_info=error)
   return code
+
+
+def _raised_here(error: BaseException) -> bool:
+  """Whether the last frame of the traceback lies in this package."""
+  frames = traceback.extract_tb(error.__traceback__)
+  package = pathlib.Path(__file__).resolve().parent
+  return not frames or pathlib.Path(frames[-1].filename).is_relative_to(package)

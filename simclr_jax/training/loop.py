@@ -57,7 +57,7 @@ def pretrain(
 
   Raises:
     ValueError: If `workdir` belongs to another config.
-    failures.NonFiniteLoss: If the loss is NaN or infinite.
+    failures.NonFiniteLoss: If loss, gradient or new state is not finite.
   """
   path = epath.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
@@ -76,11 +76,18 @@ def pretrain(
       workdir, primary=jax.process_index() == 0, start_step=start
     )
     stack.callback(writer.close)
+    if start >= resolved.total_steps:
+      logging.info('finished at step %d: nothing to do', start)
+      _mark(path, finished_at=start)
+      return Outcome(state=state, step=start, finished=True)
+    # A mark whose last checkpoint is gone would end a `--follow` too early.
+    _mark(path, finished_at=None)
     logging.info('%s', recipe.describe(run, state, start_step=start))
     saver = saver_lib.Saver(run, checkpointer, last_saved=start)
     reporter = reporter_lib.Reporter(
       run, path, writer=writer, start=start, saver=saver
     )
+    stack.callback(reporter.close)
     batches = mesh_lib.feed(_train_batches(run, start), run.mesh)
     train_step = run.train_step()
 
@@ -103,7 +110,8 @@ def pretrain(
         writer.write_scalars(step, saver.evaluation)
       if run_lib.is_due(step, resolved.checkpoint_every_steps, last):
         reporter.flush()
-        saver.save(step, state, reporter.latest)
+        with reporter.progress.paused():
+          saver.save(step, state, reporter.latest)
 
     reporter.flush()
     reporter.profile(resolved.total_steps)
@@ -111,10 +119,20 @@ def pretrain(
       saver.save(step, state, reporter.latest)
     checkpointer.wait()
     finished = step >= resolved.total_steps
-    if finished and jax.process_index() == 0:
-      text = json.dumps({'step': step}) + '\n'
-      (path / checkpoint_lib.FINISHED).write_text(text)
+    if finished:
+      _mark(path, finished_at=step)
   return Outcome(state=state, step=step, finished=finished)
+
+
+def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
+  """Writes, or removes, the file that tells followers that the run ended."""
+  if jax.process_index() != 0:
+    return
+  path = workdir / checkpoint_lib.FINISHED
+  if finished_at is None:
+    path.unlink(missing_ok=True)
+  else:
+    path.write_text(json.dumps({'step': finished_at}) + '\n')
 
 
 def _train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:

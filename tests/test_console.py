@@ -1,0 +1,46 @@
+"""Errors on the console: one line for users' mistakes, tracebacks for ours."""
+
+import json
+import logging as std_logging
+
+from absl import logging
+
+from simclr_jax import config as config_lib
+from simclr_jax import console
+
+
+def caught(function):
+  try:
+    function()
+  except ValueError as error:
+    return error
+  raise AssertionError('nothing was raised')
+
+
+def test_own_error_is_one_line(capsys):
+  error = caught(lambda: config_lib.from_config_dict({'sed': 1}))
+  assert console.fail(error, code=2) == 2
+  text = capsys.readouterr().err
+  assert text.startswith('error: ') and 'Traceback' not in text
+
+
+def test_error_of_a_library_shows_where(capsys):
+  error = caught(lambda: json.loads('{'))
+  assert console.fail(error, code=2) == console.EXIT_FAILED
+  assert 'Traceback' in capsys.readouterr().err
+
+
+def record(pathname, level):
+  return std_logging.LogRecord('absl', level, pathname, 1, 'text', (), None)
+
+
+def test_library_notes_are_dropped_and_warnings_stay():
+  passes = console._LibraryChatter().filter
+  previous = logging.get_verbosity()
+  logging.set_verbosity(logging.INFO)
+  try:
+    assert not passes(record('/x/orbax/checkpoint/a.py', std_logging.INFO))
+    assert passes(record('/x/orbax/checkpoint/a.py', std_logging.WARNING))
+    assert passes(record('/x/simclr_jax/training/loop.py', std_logging.INFO))
+  finally:
+    logging.set_verbosity(previous)
