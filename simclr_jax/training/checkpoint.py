@@ -13,7 +13,6 @@ import json
 import os
 from typing import Any, TypeVar
 
-from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
@@ -91,15 +90,21 @@ class Checkpointer:
       try:
         _, manifest = _read_json_items(self._directory / str(step))
       except Exception as error:
-        # Restoring says so loudly; a damaged step is no candidate for best.
-        logging.info(
-          'no score of step %d: %s', step, steps_lib.reason_of(error)
+        # Without its score a step could be deleted that is the best; what only
+        # failed to be read now has to stop the run.
+        if not steps_lib.is_damage(error):
+          raise
+        steps_lib.shout(
+          f'checkpoint {self._directory / str(step)} has no readable score and '
+          f'is kept, whatever it is: {steps_lib.reason_of(error)}'
         )
+        self._best.keep_always(step)
       else:
         self._best.record(step, manifest['metrics'])
-    policies: list[Any] = [preservation_policy.LatestN(n=config.keep_latest)]
-    if config.keep_best:
-      policies.append(self._best)
+    policies = [
+      preservation_policy.LatestN(n=config.keep_latest),
+      self._best,
+    ]
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
@@ -167,6 +172,11 @@ class Checkpointer:
     )
     if not saved:
       raise RuntimeError(f'Orbax did not save step {step}; it gave no reason')
+
+  def saved_steps(self) -> list[int]:
+    """Complete checkpoints, rising; waits for one still being written."""
+    self.wait()
+    return steps_lib.steps_in(self._directory)
 
   def latest_passport(self) -> dict[str, Any] | None:
     """Newest readable passport; None if there is no checkpoint.

@@ -215,13 +215,15 @@ class KeepBest:
   """Orbax preservation policy: the steps with the best scores.
 
   Orbax's own BestN reads scores from a file in every step when the manager
-  opens, and one damaged file there stops the run from resuming.
+  opens, and one damaged file there stops the run from resuming. Steps whose
+  score could not be read are kept as well: nobody deletes what may be the best.
   """
 
   def __init__(self, metric: str, *, num_kept: int):
     self._metric = metric
     self._num_kept = num_kept
     self._scores: dict[int, float] = {}
+    self._always: set[int] = set()
 
   def record(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Notes the score of a step, if it has one."""
@@ -229,9 +231,14 @@ class KeepBest:
     if value is not None:
       self._scores[step] = value
 
+  def keep_always(self, step: int) -> None:
+    """Notes a step whose score could not be read."""
+    self._always.add(step)
+
   def forget(self, step: int) -> None:
     """Drops a step that was set aside."""
     self._scores.pop(step, None)
+    self._always.discard(step)
 
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
@@ -240,8 +247,9 @@ class KeepBest:
     del context
     steps = [info.step for info in checkpoints]
     scored = [(self._scores[s], s) for s in steps if s in self._scores]
-    best = {step for _, step in sorted(scored)[-self._num_kept :]}
-    return [step in best for step in steps]
+    best = sorted(scored, reverse=True)[: self._num_kept]
+    kept = self._always | {step for _, step in best}
+    return [step in kept for step in steps]
 
 
 def score(metrics: Mapping[str, Any], metric: str) -> float | None:

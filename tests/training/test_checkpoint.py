@@ -454,6 +454,38 @@ def test_which_errors_are_damage(error, damage):
   assert steps_lib.is_damage(wrapper) == damage
 
 
+def test_a_score_that_cannot_be_read_now_stops_the_opening(
+  workdir, monkeypatch
+):
+  """Going on without it could delete the best checkpoint."""
+
+  def refuse(*args: Any) -> None:
+    raise OSError('UNAVAILABLE: try again')
+
+  monkeypatch.setattr(checkpoint, '_read_json_items', refuse)
+  with pytest.raises(OSError, match='UNAVAILABLE'):
+    checkpoint.Checkpointer(workdir / 'checkpoints', SYNC)
+
+
+@pytest.mark.parametrize('keep_best', [0, 1])
+def test_a_damaged_score_is_reported_and_its_step_kept(
+  workdir, capfd, keep_best
+):
+  folder = workdir / 'checkpoints'
+  DAMAGE['manifest edited'](folder / '90')
+  state = make_state(91)
+  config = CheckpointConfig(
+    asynchronous=False, keep_latest=1, keep_best=keep_best, best_metric='loss'
+  )
+  checkpointer = checkpoint.Checkpointer(folder, config)
+  assert f'{folder / "90"} has no readable score' in capfd.readouterr().err
+  save(checkpointer, 91, state=state, loss=1.0)
+  save(checkpointer, 92, state=state, loss=2.0)
+  checkpointer.close()
+  best = [91] if keep_best else []
+  assert checkpoint.list_steps(workdir) == [90, *best, 92]
+
+
 # Saving.
 
 
