@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 from absl import logging
 import jax
 
+import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax.data.source import Source
 from simclr_jax.resolve import Resolved
@@ -23,7 +25,6 @@ from simclr_jax.training import metrics as metrics_lib
 SCHEMA_VERSION = 1
 _REQUIRED = ('schema_version', 'step', 'objective', 'config', 'data', 'metrics')
 _PACKAGES = (
-  'simclr_jax',
   'jax',
   'jaxlib',
   'flax',
@@ -128,7 +129,9 @@ def _with_lists(value: Any) -> Any:
 @functools.cache
 def _software() -> dict[str, Any]:
   """Versions, revision and devices; the same for the whole process."""
-  versions = {}
+  # Its own version is that of the code that runs; an older one may be
+  # installed beside a checkout.
+  versions = {'simclr_jax': simclr_jax.__version__}
   for name in _PACKAGES:
     try:
       versions[name] = importlib.metadata.version(name)
@@ -138,6 +141,7 @@ def _software() -> dict[str, Any]:
     'packages': versions,
     'git_revision': git_revision(pathlib.Path(__file__).parent),
     'python': platform.python_version(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'backend': jax.default_backend(),
     'device_kind': jax.devices()[0].device_kind,
     'num_devices': jax.device_count(),
@@ -254,10 +258,17 @@ def check_same_run(
     )
   if harmful:
     lines = '\n'.join(f'  - {d}' for d in harmful)
+    longer = (
+      '\nThe learning rate at every step follows from train.duration: a longer '
+      'run is another run from its first step on'
+      if any(d.startswith('train.duration:') for d in harmful)
+      else ''
+    )
     raise ValueError(
       f'the workdir holds step {passport["step"]} of another run; resuming '
       f'would mix the two:\n{lines}\n'
-      'Undo these changes to resume, or use another workdir for a new run'
+      'Undo these changes to resume (a workdir continues only with the same '
+      'recipe), or start the changed config in a new workdir' + longer
     )
   harmless = [d for d in changed if is_harmless(d)]
   for difference in harmless:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 
 import jax
 import pytest
 
+import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax import resolve
 from simclr_jax.data.source import Example, Source
@@ -83,6 +85,8 @@ def test_what_a_passport_says():
   software = stored['software']
   assert software['packages']['jax'] == jax.__version__
   assert software['num_devices'] == jax.device_count()
+  assert software['packages']['simclr_jax'] == simclr_jax.__version__
+  assert software['xla_flags'] == os.environ['XLA_FLAGS']
   large = make_passport(make_config(data={'image_size': 64}))
   assert large['preprocessing']['crop_fraction'] == 0.875
 
@@ -200,6 +204,9 @@ def test_another_run_is_refused(sections):
       through_json(make_passport()), config, make_source()
     )
   assert f'  - {field}: ' in str(caught.value)
+  assert 'in a new workdir' in str(caught.value)
+  is_longer = field == 'train.duration'
+  assert ('a longer run is another run' in str(caught.value)) == is_longer
   assert 'checkpoint.every' not in str(caught.value)
 
 
