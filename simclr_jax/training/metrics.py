@@ -74,8 +74,9 @@ class MetricWriter:
   A line is {"step": ..., "time": seconds since 1970, name: value, ...};
   non-finite values are strings, see `number_for_json`. A run that resumes at
   step k drops the lines after k, which its killed predecessor wrote and which
-  it writes again, so that the file has every step once. (TensorBoard event
-  files cannot be cut: there, steps that ran twice show twice.)
+  it writes again, so that nothing is there twice. A step may have two lines
+  with other names: training metrics, then those of an evaluation. (TensorBoard
+  event files cannot be cut: there, steps that ran twice show twice.)
 
   Only the primary process writes; elsewhere every call does nothing.
   """
@@ -158,16 +159,6 @@ class MetricWriter:
       self._tensorboard.write_scalars(
         step, {name: float(np.asarray(v)) for name, v in scalars.items()}
       )
-
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """Shows images [N, H, W, C] in [0, 1] in TensorBoard; not in the file."""
-    if self._tensorboard is not None:
-      self._tensorboard.write_images(step, images)
-
-  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    """Shows a flat config in TensorBoard; the passport holds it anyway."""
-    if self._tensorboard is not None:
-      self._tensorboard.write_hparams(dict(hparams))
 
   def flush(self) -> None:
     """Makes everything written so far durable."""

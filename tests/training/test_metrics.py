@@ -114,8 +114,6 @@ def test_another_broken_line_is_an_error(tmp_path):
 def test_only_the_primary_process_writes(tmp_path):
   writer = metrics.MetricWriter(tmp_path / 'run', primary=False)
   writer.write_scalars(1, {'loss': 1.0})
-  writer.write_images(1, {'views': np.zeros((1, 4, 4, 3))})
-  writer.write_hparams({'seed': 0})
   writer.flush()
   writer.close()
   assert not (tmp_path / 'run').exists()
@@ -155,8 +153,6 @@ def test_tensorboard_events(tmp_path):
       pytest.skip(f'{name} is not installed')
   writer = metrics.MetricWriter(tmp_path, primary=True)
   writer.write_scalars(5, {'loss': 0.25, 'nan': float('nan')})
-  writer.write_images(5, {'views': np.zeros((1, 8, 8, 3), np.float32)})
-  writer.write_hparams({'optim.base_lr': 0.3})
   writer.close()
   from tensorboard.backend.event_processing import event_accumulator
   from tensorboard.util import tensor_util
