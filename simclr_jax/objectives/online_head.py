@@ -19,7 +19,9 @@ def online_head_loss(
     labels: [N] classes; negative where a row has none.
 
   Returns:
-    Mean loss over labelled rows (0 without any) and metrics.
+    Mean loss over labelled rows (0 without any) and metrics. The loss is NaN,
+    which stops a run, if a label is num_classes or more: the source and the
+    head disagree on the classes.
   """
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   labelled = (labels >= 0).astype(logits.dtype)
@@ -28,6 +30,8 @@ def online_head_loss(
     jnp.maximum(labels, 0), logits.shape[-1], dtype=logits.dtype
   )
   losses = -(targets * jax.nn.log_softmax(logits)).sum(-1)
+  # One-hot would make these rows zeros: counted, yet never learnt from.
+  losses = jnp.where(labels < logits.shape[-1], losses, jnp.nan)
   correct = (logits.argmax(-1) == labels).astype(logits.dtype)
   loss = (losses * labelled).sum() / count
   return loss, {

@@ -82,6 +82,13 @@ def test_online_head_without_any_label_is_zero():
   assert loss == 0 and metrics['online_top1'] == 0
 
 
+def test_online_head_does_not_average_over_labels_it_has_no_class_for():
+  loss, metrics = online_head.online_head_loss(
+    jnp.ones((4, 3)), jnp.array([0, 2, 3, -1])
+  )
+  assert np.isnan(loss) and np.isnan(metrics['online_loss'])
+
+
 def test_unknown_objective_names_the_closest():
   # Not checked; the schema would refuse it before.
   config = dataclasses.replace(config_lib.Config(), objective='simclrr')
