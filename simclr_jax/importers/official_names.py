@@ -79,7 +79,7 @@ def official_names(
   Raises:
     ValueError: If the official code cannot express the config.
   """
-  _check_expressible(config)
+  _check_expressible(config, image_size)
   table = _table(config, image_size=image_size, num_classes=num_classes)
   return {path: entry.name for path, entry in table.items()}
 
@@ -103,7 +103,7 @@ def from_official(
   Raises:
     ValueError: Listing every missing, unexpected and misshapen variable.
   """
-  _check_expressible(config)
+  _check_expressible(config, image_size)
   table = _table(config, image_size=image_size, num_classes=num_classes)
   arrays = {
     k.removesuffix(':0'): np.asarray(v) for k, v in named_arrays.items()
@@ -122,7 +122,7 @@ def to_official(
   num_classes: int,
 ) -> dict[str, np.ndarray]:
   """Inverse of `from_official`: {official name without ':0': array}."""
-  _check_expressible(config)
+  _check_expressible(config, image_size)
   table = _table(config, image_size=image_size, num_classes=num_classes)
   arrays = {
     path: np.asarray(leaf)
@@ -205,16 +205,22 @@ def _block_scopes(
     yield 'se/expand', f'{outer}/{numbers.name("conv2d")}'
 
 
-def _check_expressible(config: config_lib.ModelConfig) -> None:
+def _check_expressible(config: config_lib.ModelConfig, image_size: int) -> None:
   """ValueError unless an official network computes the same function."""
   features = resnet.num_features(config)
   hidden_is_free = (
     config.head_hidden not in (0, features) and config.head_layers > 1
   )
+  official_stem = 'cifar' if image_size <= 32 else 'imagenet'
   problems = [
     f'config.model.{field} = {getattr(config, field)!r}: the official code has '
     f'only {allowed}'
     for field, wrong, allowed in (
+      (
+        'stem',
+        config.stem not in ('auto', official_stem),
+        f'{official_stem!r} for {image_size} px (it goes by the size alone)',
+      ),
       ('width', config.width != int(config.width), 'whole widths'),
       ('padding', config.padding != 'official', "what we call 'official'"),
       ('shortcut', config.shortcut != 'group', "what we call 'group'"),

@@ -152,3 +152,14 @@ def test_to_official_is_strict(arrays):
 def test_refuses_what_the_official_code_lacks(field, value):
   with pytest.raises(ValueError, match=rf'config\.model\.{field} = '):
     names_of(depth=50, **{field: value})
+
+
+@pytest.mark.parametrize(
+  ('stem', 'image_size'), [('cifar', 33), ('imagenet', 32)]
+)
+def test_refuses_the_stem_of_another_size(stem, image_size):
+  """The official code goes by the size alone: same names, other function."""
+  with pytest.raises(ValueError, match=r'config\.model\.stem = '):
+    names_of(image_size, depth=18, stem=stem)
+  other = 224 if stem == 'imagenet' else 32
+  assert names_of(other, depth=18, stem=stem) == names_of(other, depth=18)
