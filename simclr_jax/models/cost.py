@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import functools
 import math
 from typing import Any
 
@@ -16,6 +17,8 @@ def count_parameters(tree: Any) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+# Tracing a deep network takes seconds, and several places ask.
+@functools.lru_cache
 def count_flops(model: model_lib.Model, image_size: int) -> int:
   """Floating-point operations of one image's forward pass.
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-import jax
-
-from simclr_jax import models
+from simclr_jax import losses, models
 from simclr_jax.training import optimizer as optimizer_lib
 from simclr_jax.training.run import Run
 from simclr_jax.training.state import TrainState
@@ -36,8 +32,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
   labels = (
     f'{resolved.num_classes} classes' if resolved.num_classes else 'no labels'
   )
-  chance = math.log(2 * config.train.batch_size - 1)
-  scale = 2.0 if config.loss.scale == 'official' else 1.0
+  chance = losses.chance_loss(config.train.batch_size, config.loss.scale)
   rows = [
     (
       'data',
@@ -59,7 +54,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       'loss',
       f'NT-Xent, temperature {config.loss.temperature:g}, '
       f'{config.loss.scale} scale, {resolved.negatives_per_anchor:,} negatives '
-      f'per anchor; uniform embeddings give {scale * chance:.3f}',
+      f'per anchor; uniform embeddings give {chance:.3f}',
     ),
     (
       'steps',
@@ -91,14 +86,12 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
 
 
 def _parameters(run: Run, state: TrainState) -> str:
-  def count(tree: object) -> int:
-    return sum(x.size for x in jax.tree.leaves(tree))
-
   parts = ', '.join(
-    f'{name} {count(tree):,}' for name, tree in state.params.items()
+    f'{name} {models.count_parameters(tree):,}'
+    for name, tree in state.params.items()
   )
   flops = models.count_flops(run.model, run.config.data.image_size)
   return (
-    f'{count(state.params):,} ({parts}); '
+    f'{models.count_parameters(state.params):,} ({parts}); '
     f'{flops / 1e9:.3g} GFLOP forward per view'
   )

@@ -1,0 +1,117 @@
+"""What a run says about itself before the first step."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import models
+from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import recipe
+from simclr_jax.training import run as run_lib
+
+CONFIG = config_lib.replace(
+  config_lib.Config(),
+  data={'source': 'digits', 'image_size': 8},
+  augment={'blur_prob': 0.0},
+  model={'depth': 18, 'width': 0.0625, 'head_layers': 1, 'head_dim': 8},
+  optim={'base_lr': 0.3, 'lr_scaling': 'linear', 'warmup': '2 epochs'},
+  loss={'scale': 'official'},
+  train={'batch_size': 64, 'duration': '5 epochs'},
+)
+
+
+@pytest.fixture(scope='module')
+def run():
+  mesh = mesh_lib.make_mesh(jax.devices()[:4])
+  return run_lib.make_run(CONFIG, mesh=mesh)
+
+
+@pytest.fixture(scope='module')
+def rows(run):
+  """{name: value} of the block, with the lines of groups under 'groups'."""
+  text = recipe.describe(run, run.abstract_state(), start_step=40)
+  head, *lines = text.splitlines()
+  assert head == 'simclr:'
+  cut = next(k for k, line in enumerate(lines) if not line.startswith(' '))
+  table = dict(line.strip().split('  ', 1) for line in lines[:cut])
+  return {
+    **{name: value.strip() for name, value in table.items()},
+    'optimizer': lines[cut],
+    'groups': lines[cut + 1 :],
+  }
+
+
+def test_data_with_its_size(run, rows):
+  size = run.source.num_examples
+  assert size > 1000
+  assert rows['data'] == (
+    f'{run.source.name}: {size:,} images, 10 classes, 0 unreadable skipped'
+  )
+
+
+def test_mesh_and_batch_per_device(rows):
+  assert rows['mesh'] == "4 x cpu on 1 host(s), axes {'data': 4}"
+  assert rows['batch'] == '64 images (16 per device, 64 per host)'
+
+
+def test_negatives_and_the_loss_of_chance(rows):
+  # 2 * 64 views without the anchor and its positive.
+  assert ', 126 negatives per anchor; ' in rows['loss']
+  assert rows['loss'].endswith(f'give {2 * math.log(127):.3f}')
+
+
+def test_steps_and_peak_rate(run, rows):
+  # The official rule: floor(examples * epochs / batch) + 1.
+  total = run.source.num_examples * 5 // 64 + 1
+  assert rows['steps'].startswith(f'{total:,} (')
+  assert f'{run.resolved.warmup_steps:,} of warm-up' in rows['steps']
+  # Linear: base_lr * batch / 256.
+  assert ', peak 0.075 (0.3, linear scaling)' in rows['learning rate']
+
+
+def test_parameters(run, rows):
+  params = run.abstract_state().params
+  total = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+  assert rows['parameters'].startswith(f'{total:,} (')
+  for name, tree in params.items():
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+    assert f'{name} {count:,}' in rows['parameters']
+
+
+def test_what_decays_and_what_adapts(run, rows):
+  """Every parameter is in one group, and the exclusions show."""
+  assert rows['optimizer'] == 'lars, weight decay 1e-06:'
+  leaves = jax.tree.leaves(run.abstract_state().params)
+  words = [line.split(' parameters:')[0].split() for line in rows['groups']]
+  counts = [int(w[-1].replace(',', '')) for w in words]
+  assert sum(counts) == sum(math.prod(x.shape) for x in leaves)
+  assert sum(int(w[-3]) for w in words) == len(leaves)
+  (kernels,) = [g for g in rows['groups'] if 'conv#/kernel' in g]
+  assert ' decays ' in kernels and ' adapts ' in kernels
+  norms = [g for g in rows['groups'] if 'bn#/scale' in g]
+  assert all('no decay' in g and 'no trust ratio' in g for g in norms)
+  assert norms
+
+
+def test_where_it_starts(run, rows):
+  assert rows['start'] == 'checkpoint of step 40'
+  fresh = recipe.describe(run, run.abstract_state(), start_step=0)
+  assert 'step 0, fresh initialisation' in fresh
+
+
+def test_the_model_is_traced_once(run, monkeypatch):
+  traces = []
+  original = jax.make_jaxpr
+  monkeypatch.setattr(
+    jax, 'make_jaxpr', lambda *a: traces.append(a) or original(*a)
+  )
+  models.count_flops.cache_clear()
+  recipe.describe(run, run.abstract_state(), start_step=0)
+  # 64 images, 2 views, forward and backward.
+  forward = models.count_flops(run.model, 8)
+  assert recipe.flops_per_step(run) == 3 * 64 * 2 * forward
+  assert len(traces) == 1
