@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import json
+import math
 import os
 import signal
 import sys
@@ -16,10 +17,20 @@ import jax
 from jax.experimental import multihost_utils
 
 from simclr_jax.training import metrics as metrics_lib
+from simclr_jax.training import steps as steps_lib
+
+# What must stay finite; a finite loss can have gradients that are not, and a
+# finite gradient can throw the parameters beyond float32.
+_WATCHED = ('loss', 'grad_norm', 'state_norm')
 
 
 class NonFiniteLoss(RuntimeError):
-  """Loss or gradient is not finite; the message names the checkpoint."""
+  """Loss, gradient or new state is not finite; names the checkpoints."""
+
+
+def is_finite(metrics: Mapping[str, float]) -> bool:
+  """Whether a step may be evaluated and saved."""
+  return all(math.isfinite(metrics[name]) for name in _WATCHED)
 
 
 def record_non_finite(
@@ -28,19 +39,23 @@ def record_non_finite(
   step: int,
   metrics: Mapping[str, float],
   example_ids: Sequence[str],
-  last_good_step: int,
+  saved_steps: Sequence[int],
 ) -> NoReturn:
   """Writes WORKDIR/failure-step-N.json and stops.
+
+  The loss of step N is that of the state after N - 1 steps, so a checkpoint of
+  N - 1 may be what diverged. Good are those before it: a later step had a
+  finite loss.
 
   Every process writes the examples it held itself (process k > 0 into
   failure-step-N.process-k.json), since none knows the whole batch.
 
   Args:
     workdir: Of the run.
-    step: Step whose loss or gradient is not finite.
-    metrics: Of that step, with 'loss' and 'grad_norm'.
+    step: Step whose loss, gradient or result is not finite.
+    metrics: Of that step, with 'loss', 'grad_norm' and 'state_norm'.
     example_ids: Names of this process's rows of the batch.
-    last_good_step: Newest checkpoint before it; 0 if there is none.
+    saved_steps: All checkpoints of the run.
 
   Raises:
     NonFiniteLoss: Always.
@@ -49,30 +64,35 @@ def record_non_finite(
   process = jax.process_index()
   suffix = f'.process-{process}' if process else ''
   path = workdir / f'failure-step-{step}{suffix}.json'
-  checkpoint = (
-    os.fspath(workdir / 'checkpoints' / str(last_good_step))
-    if last_good_step
-    else None
-  )
+  newest = _newest_checkpoint(workdir, saved_steps)
+  good = _newest_checkpoint(workdir, [s for s in saved_steps if s < step - 1])
   record = {
     'step': step,
     'loss': metrics_lib.number_for_json(metrics['loss']),
     'metrics': {
       name: metrics_lib.number_for_json(v) for name, v in metrics.items()
     },
-    'last_good_checkpoint': checkpoint,
+    'last_good_checkpoint': good,
+    'newest_checkpoint': newest,
     'example_ids': list(example_ids),
   }
   path.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
+  bad = [f'{k} is {v}' for k, v in metrics.items() if not math.isfinite(v)]
   raise NonFiniteLoss(
-    f'loss is {metrics["loss"]} and the gradient norm '
-    f'{metrics["grad_norm"]} at step {step}; '
-    f'last good checkpoint: {checkpoint or "none was saved yet"}; the '
-    f'{len(example_ids)} examples of the batch are listed in {path}. Starting '
-    'again resumes from that checkpoint and meets the same batch: lower '
-    'config.optim.base_lr, lengthen config.optim.warmup, set '
-    'config.optim.clip_grad_norm or remove a broken image first'
+    f'{", ".join(bad)} at step {step}. Newest checkpoint: {newest or "none"}; '
+    f'last good checkpoint (a later step had a finite loss): {good or "none"}. '
+    f'The {len(example_ids)} examples of the batch are listed in {path}. This '
+    'workdir continues only with the same recipe, which meets the same batch '
+    'and fails again. Start in a new workdir with a lower '
+    'config.optim.base_lr, a longer config.optim.warmup, '
+    'config.optim.clip_grad_norm set, or without a broken image'
   )
+
+
+def _newest_checkpoint(workdir: epath.Path, steps: Sequence[int]) -> str | None:
+  if not steps:
+    return None
+  return os.fspath(workdir / steps_lib.FOLDER / str(max(steps)))
 
 
 class StopRequest:

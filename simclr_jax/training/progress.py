@@ -32,14 +32,18 @@ _PEAK_FLOPS = {
 _NOT_IN_TABLE = ('TPU v4 lite', 'NVIDIA H200 NVL')
 
 
-def peak_flops(device_kind: str, compute_dtype: str) -> float | None:
+def peak_flops(
+  device_kind: str, compute_dtype: str, *, precision: str
+) -> float | None:
   """Published peak of a device in FLOP/s; None where it is not known (CPU).
 
   Args:
     device_kind: As in `jax.Device.device_kind`.
     compute_dtype: 'bfloat16' or 'float32'.
+    precision: config.train.matmul_precision; for 'highest' there is no figure,
+      since the table holds those of the fast passes that it rules out.
   """
-  if device_kind.startswith(_NOT_IN_TABLE):
+  if precision != 'default' or device_kind.startswith(_NOT_IN_TABLE):
     return None
   matches = [kind for kind in _PEAK_FLOPS if device_kind.startswith(kind)]
   if not matches:

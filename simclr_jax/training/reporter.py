@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from absl import logging
@@ -15,6 +16,23 @@ from simclr_jax.training import progress as progress_lib
 from simclr_jax.training import step as step_lib
 from simclr_jax.training.run import Run, is_due
 from simclr_jax.training.saver import Saver
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+  """A dispatched step whose numbers are not fetched yet.
+
+  Attributes:
+    step: Finished steps, this one included.
+    metrics: Name -> scalar on the devices.
+    diagnostics: The same of its embeddings; None where they are not due.
+    index: [B / hosts] rows of the data set in this process's batch.
+  """
+
+  step: int
+  metrics: dict[str, jax.Array]
+  diagnostics: dict[str, jax.Array] | None
+  index: np.ndarray
 
 
 class Reporter:
@@ -33,9 +51,10 @@ class Reporter:
     self._workdir = workdir
     self._writer = writer
     self._saver = saver
-    self._pending: tuple[int, step_lib.StepOutput, np.ndarray] | None = None
+    self._pending: _Pending | None = None
     self._diagnose = step_lib.make_diagnose(run.config.loss.temperature)
     self._tracing = False
+    self._trace_steps = _trace_steps(run, start)
     self.latest: dict[str, float] = {}
     self.progress = progress_lib.Progress(
       run.resolved.total_steps,
@@ -44,7 +63,9 @@ class Reporter:
       num_devices=run.mesh.size,
       flops_per_step=recipe.flops_per_step(run),
       peak_flops=progress_lib.peak_flops(
-        run.mesh.devices.flat[0].device_kind, run.config.model.compute_dtype
+        run.mesh.devices.flat[0].device_kind,
+        run.config.model.compute_dtype,
+        precision=run.config.train.matmul_precision,
       ),
     )
 
@@ -52,43 +73,54 @@ class Reporter:
     self, step: int, output: step_lib.StepOutput, index: np.ndarray
   ) -> None:
     """Takes a dispatched step's output; reports the step before it."""
-    previous, self._pending = self._pending, (step, output, index)
+    resolved = self._run.resolved
+    diagnostics = None
+    if is_due(
+      step, resolved.diagnostics_every_steps, step == resolved.total_steps
+    ):
+      # Dispatched here, so that the devices go on without waiting for the host.
+      diagnostics = self._diagnose(output.z)
+    pending = _Pending(step, output.metrics, diagnostics, index)
+    previous, self._pending = self._pending, pending
     if previous is not None:
-      self._report(*previous)
+      self._report(previous)
 
   def flush(self) -> None:
     """Reports the step that is still pending; waits for the devices."""
     previous, self._pending = self._pending, None
     if previous is not None:
-      self._report(*previous)
+      self._report(previous)
 
   def profile(self, step: int) -> None:
     """Starts or stops the trace that config.train.profile_start asks for."""
-    start = self._run.config.train.profile_start
-    stop = start + self._run.config.train.profile_steps
-    if not self._tracing and start >= 0 and step == start:
+    wanted = step in self._trace_steps
+    if wanted and not self._tracing:
+      self.flush()
       jax.profiler.start_trace(os.fspath(self._workdir / 'profile'))
       self._tracing = True
-    elif self._tracing and (step >= min(stop, self._run.resolved.total_steps)):
+    elif self._tracing and not wanted:
       self.flush()
-      jax.profiler.stop_trace()
-      self._tracing = False
+      self.close()
 
-  def _report(
-    self, step: int, output: step_lib.StepOutput, index: np.ndarray
-  ) -> None:
-    resolved = self._run.resolved
-    last = step == resolved.total_steps
-    metrics = {k: float(v) for k, v in jax.device_get(output.metrics).items()}
+  def close(self) -> None:
+    """Ends a trace that is still running, also after an exception."""
+    if self._tracing:
+      self._tracing = False
+      jax.profiler.stop_trace()
+
+  def _report(self, pending: _Pending) -> None:
+    step, resolved = pending.step, self._run.resolved
+    metrics = {k: float(v) for k, v in jax.device_get(pending.metrics).items()}
     self.latest = metrics
-    # A finite loss can have gradients that are not; the update took them.
-    if not np.isfinite([metrics['loss'], metrics['grad_norm']]).all():
-      self._fail(step, metrics, index)
+    if not failures.is_finite(metrics):
+      self._fail(step, metrics, pending.index)
     line = dict(metrics)
-    if is_due(step, resolved.diagnostics_every_steps, last):
-      values = jax.device_get(self._diagnose(output.z))
+    has_diagnostics = pending.diagnostics is not None
+    if has_diagnostics:
+      values = jax.device_get(pending.diagnostics)
       line |= {k: float(v) for k, v in values.items()}
-    if is_due(step, resolved.log_every_steps, last) or len(line) > len(metrics):
+    last = step == resolved.total_steps
+    if has_diagnostics or is_due(step, resolved.log_every_steps, last):
       report = self.progress.report(step)
       self._writer.write_scalars(step, {**line, **report.scalars})
       logging.info('%s', report.line(metrics))
@@ -102,5 +134,23 @@ class Reporter:
       step=step,
       metrics=metrics,
       example_ids=[source.example_id(int(i)) for i in index],
-      last_good_step=self._saver.last_saved,
+      saved_steps=self._saver.saved_steps(),
     )
+
+
+def _trace_steps(run: Run, start: int) -> range:
+  """Finished steps at which a trace is on, of a run that begins at `start`."""
+  train = run.config.train
+  if train.profile_start < 0:
+    return range(0)
+  stop = min(
+    train.profile_start + train.profile_steps, run.resolved.total_steps
+  )
+  if start > train.profile_start:
+    logging.warning(
+      'config.train.profile_start = %d is past, the run goes on at step %d: %s',
+      train.profile_start,
+      start,
+      f'the trace ends at {stop} as asked' if start < stop else 'no trace',
+    )
+  return range(max(train.profile_start, start), stop)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import time
+
+from absl import logging
 
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import passport as passport_lib
@@ -36,10 +39,15 @@ class Saver:
     self.evaluation = dict(metrics)
     self._evaluated_step = step
 
+  def saved_steps(self) -> list[int]:
+    """All checkpoints of the run, rising."""
+    return self._checkpointer.saved_steps()
+
   def save(
     self, step: int, state: TrainState, latest: Mapping[str, float]
   ) -> None:
     """Saves everything; `latest` holds the training metrics of this step."""
+    begin = time.monotonic()
     metrics = dict(latest)
     if self._evaluated_step == step:
       metrics |= self.evaluation
@@ -59,3 +67,9 @@ class Saver:
       metrics=metrics,
     )
     self.last_saved = step
+    # With asynchronous saves the writing goes on behind the training.
+    logging.info(
+      'checkpoint of step %d: training waited %.1f s',
+      step,
+      time.monotonic() - begin,
+    )

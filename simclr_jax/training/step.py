@@ -18,7 +18,8 @@ class StepOutput(NamedTuple):
   """What a step reports.
 
   Attributes:
-    metrics: Name -> scalar, of the batch before the update.
+    metrics: Name -> scalar, of the batch before the update; 'state_norm' alone
+      is that of the parameters and batch statistics after it.
     z: Normalised embeddings [N, d], sharded on N.
   """
 
@@ -71,6 +72,8 @@ def make_train_step(
       'learning_rate': schedule(state.step),
       'grad_norm': optax.tree.norm(grads),
       'param_norm': optax.tree.norm(state.params),
+      # Of what this step leaves: not finite means that nobody may save it.
+      'state_norm': optax.tree.norm((params, result.model_state)),
     }
     new_state = TrainState(
       step=state.step + 1,

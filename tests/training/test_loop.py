@@ -1,8 +1,12 @@
 """The loop: what it writes, in which order, and how it stops."""
 
+import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from simclr_jax import config as config_lib
@@ -108,10 +112,50 @@ def test_non_finite_loss_stops_before_a_checkpoint_and_names_the_images(
   (file,) = tmp_path.glob('failure-step-*.json')
   record = json.loads(file.read_text())
   saved = checkpoint_lib.list_steps(tmp_path)
-  assert record['step'] == max(saved, default=0) + 1
-  if saved:
-    assert record['last_good_checkpoint'].endswith(str(max(saved)))
-    arrays = checkpoint_lib.load_encoder(tmp_path).variables
-    assert np.isfinite(arrays['params']['backbone']['conv1']['kernel']).all()
+  newest = record['step'] - 1
+  # The rate is that large from step 1 on: nothing lasts long.
+  assert saved == list(range(1, newest + 1)) and newest < 5
+  good = record['last_good_checkpoint']
+  if newest > 1:
+    assert good == str(tmp_path / 'checkpoints' / str(newest - 1))
+  else:
+    assert good is None
+  for step in saved:
+    arrays = checkpoint_lib.load_encoder(tmp_path, step=step).variables
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(arrays))
   assert len(record['example_ids']) == 16
   assert not (tmp_path / checkpoint_lib.FINISHED).exists()
+
+
+@pytest.mark.parametrize('part', ['params', 'model_state'])
+def test_a_state_that_is_no_number_is_never_evaluated_or_saved(tmp_path, part):
+  """The loss and gradient of the step that makes it are finite."""
+  run = make_run(
+    checkpoint={'every': '1 steps', 'keep_latest': 9},
+    monitor={'knn_every': '1 steps'},
+  )
+  if part == 'params':
+    bad = optax.GradientTransformation(
+      run.optimizer.init,
+      lambda grads, state, params: (
+        jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), grads),
+        state,
+      ),
+    )
+    run = dataclasses.replace(run, optimizer=bad)
+  else:
+    sound = run.objective.loss
+
+    def loss(*args):
+      result = sound(*args)
+      broken = jax.tree.map(lambda x: x * jnp.nan, result.model_state)
+      return result._replace(model_state=broken)
+
+    objective = dataclasses.replace(run.objective, loss=loss)
+    run = dataclasses.replace(run, objective=objective)
+  evaluated = []
+  with pytest.raises(failures.NonFiniteLoss, match=r'^state_norm is \w+ at'):
+    loop.pretrain(
+      run, str(tmp_path), evaluate_fn=lambda *a: evaluated.append(a) or {}
+    )
+  assert checkpoint_lib.list_steps(tmp_path) == [] and not evaluated

@@ -164,5 +164,8 @@ def test_format_seconds(seconds, text):
   ],
 )
 def test_peak_flops(device_kind, bfloat16, float32):
-  assert progress_lib.peak_flops(device_kind, 'bfloat16') == bfloat16
-  assert progress_lib.peak_flops(device_kind, 'float32') == float32
+  for dtype, peak in (('bfloat16', bfloat16), ('float32', float32)):
+    got = progress_lib.peak_flops(device_kind, dtype, precision='default')
+    assert got == peak
+    exact = progress_lib.peak_flops(device_kind, dtype, precision='highest')
+    assert exact is None
