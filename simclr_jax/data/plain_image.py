@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, WebPImagePlugin
 
+from simclr_jax.data import png_chunks
+
 # What Pillow tries; it loads plug-ins beyond the commonest only when asked.
 # JPEG covers the multi-picture files of cameras, which it then calls 'MPO'.
 FORMATS = ('JPEG', 'PNG', WebPImagePlugin.WebPImageFile.format, 'BMP', 'GIF')
@@ -47,16 +49,17 @@ def inspect(data: bytes) -> Inspection:
   """Decodes a picture to the end and says what it is.
 
   Raises:
-    ValueError: If it is empty, larger than Pillow's MAX_IMAGE_PIXELS or a JPEG
-      without an end.
+    ValueError: If it is empty, larger than Pillow's MAX_IMAGE_PIXELS, a JPEG
+      without an end or a PNG whose pixels do not have their checksums.
     Exception: Whatever Pillow raises for damaged or unknown data.
   """
   with _open(data) as image:
     image.load()
     _check_jpeg_end(image, data)
+    regular = image.format != 'PNG' or png_chunks.is_regular(data)
     width, height = image.size
     return Inspection(
-      str(image.format), width, height, plain=_is_plain(image, data)
+      str(image.format), width, height, plain=regular and _is_plain(image, data)
     )
 
 

@@ -35,7 +35,7 @@ EXTENSIONS = (
   '.bmp',
   '.gif',
 )
-_VERSION = 1  # Raise when the columns or the meaning of `plain` change.
+_VERSION = 2  # Raise when the columns or the meaning of `plain` change.
 _BLOCK = 4096  # files between looking at the clock
 _LOG_EVERY_S = 10.0
 _SAVE_EVERY_S = 60.0
