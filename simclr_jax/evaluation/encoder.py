@@ -36,10 +36,11 @@ class Encoder:
   Attributes:
     kind: One of `KINDS`.
     apply_fn: (variables, images f32 [N,H,W,3]) -> {'h' [N,D], 'z' [N,d]}, both
-      float32; compiled.
+      float32; compiled. Raw pixels have no z.
     variables: {'params', 'batch_stats'}, replicated over the mesh; {} for raw
       pixels.
-    config: Of the run that trained it.
+    config: Of the run that trained it; its train.matmul_precision is that of
+      the network here, too.
     mesh: Axis 'data'.
   """
 
@@ -56,10 +57,12 @@ class Encoder:
       images: f32 [b,H,W,3] in [0,1], b a multiple of this host's devices.
 
     Returns:
-      'h' [B,D] and 'z' [B,d], sharded over the mesh, B = b * number of hosts.
+      'h' [B,D] and (but for raw pixels) 'z' [B,d], sharded over the mesh,
+      B = b * number of hosts.
     """
     batch = mesh_lib.put_batch({'image': images}, self.mesh)
-    with jax.set_mesh(self.mesh):
+    precision = self.config.train.matmul_precision
+    with jax.set_mesh(self.mesh), jax.default_matmul_precision(precision):
       return self.apply_fn(self.variables, batch['image'])
 
   def fingerprint(self) -> str:
@@ -72,13 +75,17 @@ class Encoder:
     """Hash of what else decides the features: the network, and the device.
 
     Equal variables give other features with another padding, say, and a TPU
-    multiplies with fewer bits than a CPU.
+    multiplies with fewer bits than a CPU unless it is told otherwise.
     """
-    text = (
-      repr((self.kind, self.config.model, self.config.data.image_size))
-      + jax.default_backend()
+    decisive = (
+      self.kind,
+      self.config.model,
+      self.config.data.image_size,
+      self.config.train.matmul_precision,
+      self.mesh.devices.flat[0].device_kind,
+      jax.default_backend(),
     )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
 
 
 def make_encoder(loaded: checkpoint.LoadedEncoder, *, mesh: Mesh) -> Encoder:
@@ -120,12 +127,11 @@ def make_random_encoder(
 
 
 def make_raw_pixel_encoder(config: config_lib.Config, *, mesh: Mesh) -> Encoder:
-  """No network: h and z are the pixels of the evaluation image."""
+  """No network: h is the pixels of the evaluation image, z is left out."""
 
   def apply_fn(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
     del variables
-    pixels = images.reshape(images.shape[0], -1)
-    return {'h': pixels, 'z': pixels}
+    return {'h': images.reshape(images.shape[0], -1)}
 
   return Encoder(
     kind='raw_pixels',

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import hashlib
+import io
+import os
+from typing import IO
 import uuid
 import zipfile
 
@@ -20,11 +23,11 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.data import source as source_lib
+from simclr_jax.data.lazy_tf import tf
 from simclr_jax.evaluation import encoder as encoder_lib
 
 # Counted up when what is stored, or how it is computed, changes.
-_FORMAT = 1
-_ARRAYS = ('h', 'z', 'labels')
+_FORMAT = 2
 
 
 def entry_name(
@@ -54,13 +57,15 @@ def read_entry(
     try:
       with entry.open('rb') as file, np.load(file, allow_pickle=False) as npz:
         # Reading a member checks its CRC-32.
-        arrays = {name: npz[name] for name in _ARRAYS}
+        arrays = {name: npz[name] for name in npz.files}
+      if not {'h', 'labels'} <= arrays.keys() <= {'h', 'z', 'labels'}:
+        raise ValueError(f'holds {sorted(arrays)}')
       wrong = {
         k: len(v) for k, v in arrays.items() if len(v) != source.num_examples
       }
       if wrong:
         raise ValueError(f'{wrong} rows, expected {source.num_examples}')
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as e:
       logging.warning(
         'cached features %s cannot be used (%s); computing them again', entry, e
       )
@@ -76,14 +81,55 @@ def read_entry(
 
 
 def write_entry(entry: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes beside the entry, then renames: a reader sees all or nothing."""
+  """Writes beside the entry, then renames: a reader sees all or nothing.
+
+  Where it cannot be written (a read-only or full workdir) says so and goes on:
+  what is lost is time, and the features are in memory.
+  """
   if jax.process_index() != 0:
     return
-  entry.parent.mkdir(parents=True, exist_ok=True)
   temporary = entry.parent / f'.{entry.name}.{uuid.uuid4().hex}.tmp'
   try:
-    with temporary.open('wb') as file:
-      np.savez(file, allow_pickle=False, **arrays)
-    temporary.replace(entry)
-  finally:
-    temporary.unlink(missing_ok=True)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with temporary.open('wb') as file:
+        np.savez(_Stream(file), allow_pickle=False, **arrays)
+      temporary.replace(entry)
+    finally:
+      temporary.unlink(missing_ok=True)
+  except _storage_errors(entry) as error:
+    logging.warning(
+      'features could not be kept as %s (%s); the next command computes them '
+      'again',
+      entry,
+      error,
+    )
+
+
+class _Stream:
+  """A file that can only be appended to, so that no writer seeks in it.
+
+  Object stores ('gs://...') cannot seek while they write; a zip archive can be
+  written without.
+  """
+
+  def __init__(self, file: IO[bytes]):
+    self._file = file
+
+  def write(self, content: bytes) -> int:
+    self._file.write(content)
+    return len(content)
+
+  def flush(self) -> None:
+    self._file.flush()
+
+  def read(self, size: int = -1) -> bytes:
+    # NumPy takes for a file what has this method, and does not call it.
+    raise io.UnsupportedOperation('read')
+
+
+def _storage_errors(path: epath.Path) -> tuple[type[Exception], ...]:
+  """What a failed write raises; TensorFlow has its own for remote paths."""
+  if '://' in os.fspath(path):
+    return (OSError, tf.errors.OpError)
+  return (OSError,)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 from absl import logging
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.data import pipeline
 from simclr_jax.data import source as source_lib
 from simclr_jax.evaluation import encoder as encoder_lib
-from simclr_jax.evaluation import feature_cache
+from simclr_jax.evaluation import feature_cache, neighbours
+from simclr_jax.training import mesh as mesh_lib
 
 _LOG_EVERY_SECONDS = 30
 _LABEL_HINT = "accuracy needs labels (for a folder: data.labels_from='folders')"
@@ -28,7 +27,8 @@ class Features:
 
   Attributes:
     h: f32 [n,D], output of the backbone.
-    z: f32 [n,d], output of the projection head.
+    z: f32 [n,d], output of the projection head; the array h itself for raw
+      pixels.
     labels: i32 [n]; -1 where there is none.
     num_classes: Of the source; 0 without labels.
     name: Of the source, for people.
@@ -68,21 +68,17 @@ def extract_features(
     ValueError: If the encoder changed meanwhile, an example came twice or not
       at all, or a feature is not finite.
   """
+  entry = cached = None
   with encoder_lib.frozen(encoder) as fingerprint:
-    entry = None
-    arrays = None
     if cache_dir is not None:
       entry = epath.Path(cache_dir) / feature_cache.entry_name(
         encoder, source, config
       )
-      arrays = feature_cache.read_entry(entry, source)
-    if arrays is None:
-      arrays = _compute(encoder, source, config)
-      if entry is not None:
-        feature_cache.write_entry(entry, arrays)
+      cached = feature_cache.read_entry(entry, source)
+    arrays = cached or _compute(encoder, source, config)
   features = Features(
     h=arrays['h'],
-    z=arrays['z'],
+    z=arrays.get('z', arrays['h']),
     labels=arrays['labels'],
     num_classes=source.num_classes,
     name=source.name,
@@ -90,6 +86,9 @@ def extract_features(
     encoder_fingerprint=fingerprint,
   )
   _check_finite(features, source)
+  # Only now: what is refused must not be found by the next command.
+  if entry is not None and cached is None:
+    feature_cache.write_entry(entry, arrays)
   return features
 
 
@@ -203,8 +202,12 @@ def _compute(
     # Dispatched before the last one is fetched: devices work while we copy.
     encoded = encoder.encode(batch['image'])
     if ahead is not None:
-      _store(out, times_seen, *ahead)
-    ahead = (encoded, batch)
+      _store(out, times_seen, ahead)
+    # The same way as the images: whatever order the devices of the mesh and
+    # their hosts have, row i of all of them is one example.
+    rows = {name: batch[name].astype(np.int32) for name in ('label', 'index')}
+    rows['mask'] = batch['mask']
+    ahead = {**encoded, **mesh_lib.put_batch(rows, encoder.mesh)}
     logging.log_every_n_seconds(
       logging.INFO,
       'features of %s: %d of %d',
@@ -214,7 +217,7 @@ def _compute(
       num_examples,
     )
   if ahead is not None:
-    _store(out, times_seen, *ahead)
+    _store(out, times_seen, ahead)
   if not np.all(times_seen == 1):
     wrong = np.flatnonzero(times_seen != 1)
     raise ValueError(
@@ -228,23 +231,13 @@ def _compute(
 def _store(
   out: dict[str, np.ndarray],
   times_seen: np.ndarray,
-  encoded: Mapping[str, jax.Array],
-  batch: Mapping[str, np.ndarray],
+  batch: Mapping[str, jax.Array],
 ) -> None:
   """Writes one global batch to its rows of `out`."""
-  rows: dict[str, Any] = {name: encoded[name] for name in ('h', 'z')}
-  host_rows = {
-    'labels': batch['label'].astype(np.int32),
-    'index': batch['index'].astype(np.int32),
-    'mask': batch['mask'],
-  }
-  if jax.process_count() > 1:
-    rows, host_rows = multihost_utils.process_allgather(
-      (rows, host_rows), tiled=True
-    )
-  rows = {k: np.asarray(v) for k, v in {**rows, **host_rows}.items()}
-  mask, index = rows.pop('mask'), rows.pop('index')
-  index = index[mask]
+  rows: dict[str, np.ndarray] = neighbours.to_host(dict(batch))
+  mask = rows.pop('mask')
+  index = rows.pop('index')[mask]
+  rows['labels'] = rows.pop('label')
   for name, values in rows.items():
     if name not in out:
       out[name] = np.zeros((len(times_seen), *values.shape[1:]), values.dtype)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from etils import epath
+from etils.epath import backend
 import jax
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def test_a_lost_example_is_noticed(encoder, monkeypatch):
     features_lib.extract_features(encoder, make_source(), CONFIG)
 
 
-def test_an_encoder_that_moves_is_refused():
+def test_an_encoder_that_moves_is_refused(tmp_path):
   encoder = dataclasses.replace(
     make_encoder(), kind='random_init', variables={'w': np.ones(2, np.float32)}
   )
@@ -90,13 +92,23 @@ def test_an_encoder_that_moves_is_refused():
     encoder.variables = {'w': 0.9 * encoder.variables['w']}
     return still_fn(variables, images)
 
-  features_lib.extract_features(encoder, make_source(), CONFIG)
+  def extract(cache_dir=None):
+    return features_lib.extract_features(
+      encoder, make_source(), CONFIG, cache_dir=cache_dir
+    )
+
+  fresh = extract()
   encoder.apply_fn = moving_fn
   with pytest.raises(ValueError, match='encoder changed'):
-    features_lib.extract_features(encoder, make_source(), CONFIG)
+    extract(tmp_path)
+  assert not list(tmp_path.iterdir())
+  encoder.apply_fn, encoder.variables = still_fn, {'w': np.ones(2, np.float32)}
+  again = extract(tmp_path)
+  np.testing.assert_array_equal(again.h, fresh.h)
+  assert again.encoder_fingerprint == fresh.encoder_fingerprint
 
 
-def test_features_that_are_not_finite_name_an_example(encoder):
+def test_features_that_are_not_finite_name_an_example(encoder, tmp_path):
   def bad_fn(variables, images):
     h = images.reshape(len(images), -1)
     h = jax.numpy.where(abs(h * 255 - 17) < 0.5, jax.numpy.nan, h)
@@ -104,7 +116,62 @@ def test_features_that_are_not_finite_name_an_example(encoder):
 
   bad = dataclasses.replace(encoder, apply_fn=bad_fn)
   with pytest.raises(ValueError, match=r'1 of 43.*image 17.*diverged'):
-    features_lib.extract_features(bad, make_source(), CONFIG)
+    features_lib.extract_features(
+      bad, make_source(), CONFIG, cache_dir=tmp_path
+    )
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('precision', ['default', 'highest'])
+def test_the_network_multiplies_as_in_training(encoder, precision):
+  found = []
+
+  def noting_fn(variables, images):
+    found.append(jax.config.jax_default_matmul_precision)
+    return encoder.apply_fn(variables, images)
+
+  config = config_lib.replace(CONFIG, train={'matmul_precision': precision})
+  noting = dataclasses.replace(encoder, apply_fn=noting_fn, config=config)
+  features_lib.extract_features(noting, make_source(), CONFIG)
+  assert set(found) == {precision}
+  same = noting.function_hash() == encoder.function_hash()
+  assert same == (precision == CONFIG.train.matmul_precision)
+
+
+def test_the_cache_needs_no_file_that_seeks(tmp_path, monkeypatch):
+  """TensorFlow's files, which serve gs://, cannot seek while writing."""
+  entry = epath.Path(tmp_path) / 'new' / 'entry.npz'
+  monkeypatch.setattr(
+    type(entry), '_backend', property(lambda self: backend.tf_backend)
+  )
+  source = make_source(4)
+  arrays = {'h': np.eye(4, dtype=np.float32), 'labels': np.arange(4)}
+  feature_cache.write_entry(entry, arrays)
+  found = feature_cache.read_entry(entry, source)
+  assert found.keys() == arrays.keys()
+  np.testing.assert_array_equal(found['h'], arrays['h'])
+  assert [path.name for path in entry.parent.iterdir()] == ['entry.npz']
+
+
+def test_a_cache_that_cannot_be_written_costs_no_features(
+  encoder, tmp_path, caplog
+):
+  (tmp_path / 'file').write_text('')
+  found = features_lib.extract_features(
+    encoder, make_source(), CONFIG, cache_dir=tmp_path / 'file' / 'features'
+  )
+  assert len(found.h) == N
+  assert any('could not be kept' in r.getMessage() for r in caplog.records)
+
+
+def test_raw_pixels_are_held_and_stored_once(encoder, tmp_path):
+  for _ in range(2):
+    found = features_lib.extract_features(
+      encoder, make_source(), CONFIG, cache_dir=tmp_path
+    )
+    assert found.z is found.h
+  (entry,) = tmp_path.iterdir()
+  assert sorted(np.load(entry).files) == ['h', 'labels']
 
 
 def test_the_cache_saves_the_work(encoder, tmp_path):

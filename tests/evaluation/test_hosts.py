@@ -18,10 +18,10 @@ if num_processes == '2':
   jax.distributed.initialize(
     f'127.0.0.1:{port}', num_processes=2, process_id=int(index)
   )
+from jax.sharding import AxisType, Mesh
 from simclr_jax import config as config_lib
 from simclr_jax import data
 from simclr_jax.evaluation import encoder, features, knn, linear_probe
-from simclr_jax.training import mesh as mesh_lib
 
 config = config_lib.replace(
   config_lib.Config(),
@@ -30,7 +30,11 @@ config = config_lib.replace(
   probe={'epochs': 3, 'base_lrs': (0.1, 0.3), 'weight_decays': (0.0,)},
   knn={'ks': (3,), 'chunk_size': 50},
 )
-mesh = mesh_lib.make_mesh()
+# Processes take turns, as they do in the device order of a TPU slice.
+devices = sorted(jax.devices(), key=lambda d: (d.id % 64, d.process_index))
+mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Explicit,))
+if num_processes == '2':
+  assert [d.process_index for d in devices] == [0, 1, 0, 1, 0, 1], devices
 pixels = encoder.make_raw_pixel_encoder(config, mesh=mesh)
 train, test = (
   features.extract_features(
