@@ -19,7 +19,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import intervals
+from simclr_jax.evaluation import intervals, ranks
 from simclr_jax.evaluation import neighbours as neighbours_lib
 
 
@@ -54,6 +54,7 @@ class KnnResult:
     layer: 'h' or 'z'.
     majority: Share of the commonest test class.
     num_classes, num_train, num_test: Sizes; num_train is the bank.
+    warnings: What a reader of the number has to know.
   """
 
   headline: KnnScore
@@ -63,6 +64,7 @@ class KnnResult:
   num_classes: int
   num_train: int
   num_test: int
+  warnings: tuple[str, ...] = ()
 
 
 def knn_accuracy(
@@ -74,20 +76,29 @@ def knn_accuracy(
 ) -> KnnResult:
   """kNN accuracy of test features against the bank of training features.
 
+  A k larger than the bank is left out, with a warning in the result.
+
   Raises:
-    ValueError: If labels are missing, both splits hold the same examples, or a
-      k is larger than the bank.
+    ValueError: If labels are missing, both splits hold the same examples, or
+      every k is larger than the bank.
   """
   features_lib.check_comparable(train, test)
+  num_train = len(train.labels)
+  ks = [k for k in config.ks if k <= num_train] or config.ks[:1]
+  warnings = tuple(
+    f'k = {k} is left out: the bank has {num_train} training examples'
+    for k in config.ks
+    if k not in ks
+  )
   neighbours = neighbours_lib.nearest_neighbours(
     getattr(train, config.layer),
     getattr(test, config.layer),
-    k=max(config.ks),
+    k=max(ks),
     chunk_size=config.chunk_size,
     mesh=mesh,
   )
-  votes = [(k, t) for k in config.ks for t in (*config.temperatures, None)]
-  ranks = _ranks(
+  votes = [(k, t) for k in ks for t in (*config.temperatures, None)]
+  rank_of_votes = _ranks(
     neighbours,
     train.labels[neighbours.index_Qxk],
     test.labels,
@@ -97,7 +108,7 @@ def knn_accuracy(
   )
   table = tuple(
     _score(rank_Q, vote, config.num_bootstrap, train.num_classes)
-    for rank_Q, vote in zip(ranks, votes, strict=True)
+    for rank_Q, vote in zip(rank_of_votes, votes, strict=True)
   )
   return KnnResult(
     headline=table[0],
@@ -105,8 +116,9 @@ def knn_accuracy(
     layer=config.layer,
     majority=float(np.bincount(test.labels).max() / len(test.labels)),
     num_classes=train.num_classes,
-    num_train=len(train.labels),
+    num_train=num_train,
     num_test=len(test.labels),
+    warnings=warnings,
   )
 
 
@@ -126,14 +138,14 @@ def _ranks(
     neighbours_lib.put_queries, size=num_padded, mesh=mesh
   )
   rank_fn = _make_rank_fn(mesh, block, votes, num_classes)
-  ranks = neighbours_lib.to_host(
+  padded = neighbours_lib.to_host(
     rank_fn(
       put(neighbours.similarity_Qxk),
       put(classes_Qxk.astype(np.int32)),
       put(labels_Q.astype(np.int32)[:, None]),
     )
   )
-  return [rank_Q[:num_queries] for rank_Q in ranks]
+  return [rank_Q[:num_queries] for rank_Q in padded]
 
 
 @functools.lru_cache(maxsize=8)
@@ -147,8 +159,7 @@ def _make_rank_fn(
 
   def rank_block(inputs: Any) -> tuple[jax.Array, ...]:
     similarity_bxk, classes_bxk, label_bx1 = inputs
-    query_b = jnp.arange(block)[:, None]
-    ranks = []
+    found = []
     for k, temperature in votes:
       weight_bxk = jnp.ones_like(similarity_bxk[:, :k])
       if temperature is not None:
@@ -156,14 +167,14 @@ def _make_rank_fn(
         weight_bxk = jnp.exp(
           (similarity_bxk[:, :k] - similarity_bxk[:, :1]) / temperature
         )
-      tally_bxK = jnp.zeros((block, num_classes), jnp.float32)
-      tally_bxK = tally_bxK.at[query_b, classes_bxk[:, :k]].add(weight_bxk)
-      own_bx1 = jnp.take_along_axis(tally_bxK, label_bx1, axis=1)
-      lower = jnp.arange(num_classes) < label_bx1
-      above = (tally_bxK > own_bx1) | ((tally_bxK == own_bx1) & lower)
-      rank = jnp.where(own_bx1[:, 0] > 0, above.sum(1), num_classes)
-      ranks.append(rank.astype(jnp.int32))
-    return tuple(ranks)
+      # Summed in one order, the same each time: a GPU's scatter-add is not, and
+      # nearly equal tallies would swap places from run to run.
+      is_class_bxkxK = classes_bxk[:, :k, None] == jnp.arange(num_classes)
+      tally_bxK = jnp.sum(is_class_bxkxK * weight_bxk[:, :, None], axis=1)
+      own_b = jnp.take_along_axis(tally_bxK, label_bx1, axis=1)[:, 0]
+      rank_b = ranks.rank_of_class(tally_bxK, label_bx1)
+      found.append(jnp.where(own_b > 0, rank_b, num_classes))
+    return tuple(found)
 
   def rank(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     blocks = jax.tree.map(lambda x: x.reshape(-1, block, x.shape[-1]), arrays)
@@ -184,12 +195,13 @@ def _score(
   num_classes: int,
 ) -> KnnScore:
   k, temperature = vote
+  in_top5_Q = ranks.in_top5(rank_Q, num_classes)
   return KnnScore(
     k=k,
     weighting='plain' if temperature is None else 'exp',
     temperature=temperature,
     top1=float(np.mean(rank_Q == 0)),
-    top5=float(np.mean(rank_Q < 5)) if num_classes > 5 else None,
+    top5=None if in_top5_Q is None else float(np.mean(in_top5_Q)),
     top1_interval=intervals.bootstrap_accuracy(
       rank_Q == 0, num_resamples=num_bootstrap
     ),

@@ -32,7 +32,8 @@ class KnnMonitor:
     """Opens both splits, so that what is missing is said before training.
 
     Raises:
-      ValueError: If there is no test split or there are no labels.
+      ValueError: If there is no test split or there are no labels, the bank
+        is smaller than k, or batches do not divide over the hosts.
     """
     if not config.data.test_split:
       raise ValueError(
@@ -45,6 +46,7 @@ class KnnMonitor:
     )
     self._bank = random_part(train, config.monitor.knn_max_bank)
     features_lib.check_sources(self._bank, self._test)
+    _check_sizes(config, num_bank=self._bank.num_examples)
     self._config = config
     self._knn = dataclasses.replace(
       config.knn,
@@ -73,6 +75,23 @@ class KnnMonitor:
     with jax.set_mesh(mesh):
       result = knn.knn_accuracy(bank, test, self._knn, mesh=mesh)
     return {'knn_top1': result.headline.top1}
+
+
+def _check_sizes(config: config_lib.Config, *, num_bank: int) -> None:
+  """Refuses what would otherwise fail at the first evaluation."""
+  k = config.knn.ks[0]
+  if k > num_bank:
+    raise ValueError(
+      f'knn.ks[0] = {k} is larger than the bank of {num_bank} training '
+      'examples that monitor.knn_every judges with; lower it, or raise '
+      'monitor.knn_max_bank'
+    )
+  num_hosts = jax.process_count()
+  if config.eval.batch_size % num_hosts:
+    raise ValueError(
+      f'eval.batch_size = {config.eval.batch_size} does not divide over '
+      f'{num_hosts} hosts'
+    )
 
 
 def random_part(source: Source, max_examples: int) -> Source:

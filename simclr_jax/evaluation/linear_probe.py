@@ -25,11 +25,10 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import intervals, logistic_regression, splits
+from simclr_jax.evaluation import intervals, logistic_regression, ranks, splits
 
 _SPLIT_SEED = 0
 _ROUNDING = 1e-5  # Relative; a mean of float32 losses is no more exact.
-_MIN_CLASSES_FOR_TOP5 = 6  # With five classes or fewer top-5 is always 1.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,21 +222,21 @@ def summarize(
   **numbers: Any,
 ) -> ProbeResult:
   """Result from the rank of the true class under every seed (R)."""
-  correct1_Rxn, correct5_Rxn = rank_Rxn == 0, rank_Rxn < 5
+  correct1_Rxn = rank_Rxn == 0
+  correct5_Rxn = ranks.in_top5(rank_Rxn, num_classes)
   per_seed = correct1_Rxn.mean(1)
-  top5 = num_classes >= _MIN_CLASSES_FOR_TOP5
   bootstrap = {'num_resamples': config.num_bootstrap}
   return ProbeResult(
     mode=mode,
     top1=float(per_seed.mean()),
-    top5=float(correct5_Rxn.mean()) if top5 else None,
+    top5=None if correct5_Rxn is None else float(correct5_Rxn.mean()),
     top1_interval=intervals.bootstrap_accuracy(
       correct1_Rxn.mean(0), **bootstrap
     ),
     top5_interval=(
-      intervals.bootstrap_accuracy(correct5_Rxn.mean(0), **bootstrap)
-      if top5
-      else None
+      None
+      if correct5_Rxn is None
+      else intervals.bootstrap_accuracy(correct5_Rxn.mean(0), **bootstrap)
     ),
     top1_per_seed=tuple(float(v) for v in per_seed),
     top1_std=float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None,

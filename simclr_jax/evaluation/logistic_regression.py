@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from simclr_jax import durations, resolve
-from simclr_jax.evaluation import minibatches
+from simclr_jax.evaluation import minibatches, ranks
 
 MOMENTUM = 0.9
 _SCORE_ROWS = 2048
@@ -283,10 +283,9 @@ def _score_block(
   x_RxbxD = jnp.broadcast_to(x_bxD, (params['bias'].shape[0], *x_bxD.shape))
   logits = _logits(params, x_RxbxD)
   own = jnp.take_along_axis(logits, labels_b[None, None, :, None], axis=-1)
-  lower = jnp.arange(logits.shape[-1]) < labels_b[:, None]
-  above = (logits > own) | ((logits == own) & lower)
+  rank = ranks.rank_of_class(logits, labels_b[None, None, :, None])
   finite = jnp.all(jnp.isfinite(logits), axis=-1)
-  rank = jnp.where(finite, jnp.sum(above, axis=-1), logits.shape[-1])
+  rank = jnp.where(finite, rank, logits.shape[-1])
   return jax.nn.logsumexp(logits, axis=-1) - own[..., 0], rank
 
 

@@ -206,7 +206,10 @@ def _make_step_fn(
   """Compiled (params, opt_state, h, labels) -> (params, opt_state, loss)."""
 
   def loss_fn(params: Any, h_BxD: jax.Array, label_B: jax.Array) -> jax.Array:
-    logits = h_BxD @ params['linear']['kernel'] + params['linear']['bias']
+    linear = params['linear']
+    logits = linear['bias'] + jnp.dot(
+      h_BxD, linear['kernel'], precision=jax.lax.Precision.HIGHEST
+    )
     targets = jax.nn.one_hot(label_B, num_classes)
     return optax.softmax_cross_entropy(logits, targets).mean()
 

@@ -20,6 +20,14 @@ def subset_per_class(
     ValueError: If a class has fewer examples.
   """
   counts = np.bincount(labels_n)
+  empty = np.flatnonzero(counts == 0)
+  if empty.size:
+    raise ValueError(
+      f'probe.labels_per_class = {num_per_class}: {empty.size} of '
+      f'{counts.size} classes have no training example at all (first: class '
+      f'{empty[0]}), so no number of labels is balanced; use another training '
+      'split, or probe.labels_per_class = 0 for all labels'
+    )
   poor = np.flatnonzero(counts < num_per_class)
   if poor.size:
     worst = ', '.join(f'class {c} has {counts[c]}' for c in poor[:5])

@@ -170,10 +170,16 @@ def test_layer_z(blobs, mesh):
   assert result.table == knn.knn_accuracy(*as_h, CONFIG, mesh=mesh).table
 
 
-def test_refuses_a_k_larger_than_the_bank(blobs, mesh):
-  config = dataclasses.replace(CONFIG, ks=(1, 334))
+def test_a_k_larger_than_the_bank_is_left_out(blobs, mesh):
+  config = dataclasses.replace(CONFIG, ks=(334, 5))
+  result = knn.knn_accuracy(*blobs, config, mesh=mesh)
+  assert {score.k for score in result.table} == {5} == {result.headline.k}
+  (warning,) = result.warnings
+  assert 'k = 334 is left out' in warning and '333' in warning
   with pytest.raises(ValueError, match='bank of 333'):
-    knn.knn_accuracy(*blobs, config, mesh=mesh)
+    knn.knn_accuracy(
+      *blobs, dataclasses.replace(CONFIG, ks=(334, 400)), mesh=mesh
+    )
 
 
 def test_refuses_training_images_as_queries(blobs, mesh):

@@ -74,3 +74,18 @@ def test_says_before_training_what_is_missing(monkeypatch):
   )
   with pytest.raises(ValueError, match='no labels'):
     evaluation.KnnMonitor(CONFIG)
+
+
+@pytest.mark.parametrize(
+  'sections, num_hosts, message',
+  [
+    ({'knn': {'ks': (41,)}}, 1, 'knn.ks.* 41 .*bank of 40'),
+    ({}, 5, r'eval.batch_size = 24 .*5 hosts'),
+  ],
+)
+def test_says_before_training_what_would_fail_later(
+  monkeypatch, sections, num_hosts, message
+):
+  monkeypatch.setattr(jax, 'process_count', lambda: num_hosts)
+  with pytest.raises(ValueError, match=message):
+    evaluation.KnnMonitor(config_lib.replace(CONFIG, **sections))

@@ -21,6 +21,11 @@ def test_subset_refuses_a_class_with_too_few():
     splits.subset_per_class(np.array([0, 0, 1, 1, 2]), num_per_class=2, seed=0)
 
 
+def test_subset_names_an_empty_class():
+  with pytest.raises(ValueError, match=r'no training example.*class 1'):
+    splits.subset_per_class(np.array([0, 0, 2, 2]), num_per_class=2, seed=0)
+
+
 @pytest.mark.parametrize('fraction', [0.1, 0.33, 0.5])
 def test_holdout_is_a_stratified_partition(fraction):
   labels = np.random.default_rng(0).choice(4, 401, p=[0.5, 0.3, 0.15, 0.05])

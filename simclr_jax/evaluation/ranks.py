@@ -1,0 +1,29 @@
+"""Rank of the true class among scores, and what counts as top 5."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def rank_of_class(scores_bxK: jax.Array, label_bx1: jax.Array) -> jax.Array:
+  """Classes ahead of the true one; of equal scores the lower class is ahead.
+
+  Args:
+    scores_bxK: f32 [..., b, K], the highest is the prediction.
+    label_bx1: i32 [..., b, 1], broadcast against the leading axes.
+
+  Returns:
+    i32 [..., b], 0 where the prediction is right.
+  """
+  label_bx1 = jnp.broadcast_to(label_bx1, (*scores_bxK.shape[:-1], 1))
+  own_bx1 = jnp.take_along_axis(scores_bxK, label_bx1, axis=-1)
+  lower = jnp.arange(scores_bxK.shape[-1]) < label_bx1
+  above = (scores_bxK > own_bx1) | ((scores_bxK == own_bx1) & lower)
+  return jnp.sum(above, axis=-1, dtype=jnp.int32)
+
+
+def in_top5(rank_n: np.ndarray, num_classes: int) -> np.ndarray | None:
+  """Whether within the top 5; None with five classes or fewer: always so."""
+  return rank_n < 5 if num_classes > 5 else None
