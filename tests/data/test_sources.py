@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data
+from simclr_jax.data.lazy_tf import tfds
 from simclr_jax.data.sources import procedural, slices
 
 
@@ -41,12 +44,26 @@ def test_every_source_passes_the_checks_of_the_schema():
     ('train[:25%]', range(0, 2)),
     ('train[25%:50%]', range(2, 5)),
     ('train[:99]', range(0, 10)),
+    ('train[-26%:]', range(7, 10)),
+    ('train[:36%]', range(0, 4)),
   ],
 )
 def test_slices(split, want):
   name, chosen = slices.parse(split, {'train': 10, 'test': 4})
   assert name == split.split('[')[0]
   assert chosen == want
+
+
+@pytest.mark.parametrize('size', [10, 37, 1797])
+@pytest.mark.parametrize('part', ['[:3]', '[-4:]', '[3:-3]', '[:-20%]'])
+def test_slices_are_those_of_tfds(part, size):
+  parts = [part] + [f'[{p}%:{p + 13}%]' for p in range(7, 80, 9)]
+  info = types.SimpleNamespace(num_examples=size)
+  for one in parts:
+    instruction = tfds.core.ReadInstruction.from_spec(f'train{one}')
+    (want,) = instruction.to_absolute({'train': info})
+    _, chosen = slices.parse(f'train{one}', {'train': size})
+    assert chosen == range(size)[want.from_ : want.to]
 
 
 @pytest.mark.parametrize(

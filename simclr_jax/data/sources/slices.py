@@ -14,7 +14,8 @@ def parse(split: str, sizes: Mapping[str, int]) -> tuple[str, range]:
 
   Args:
     split: 'name' or 'name[from:to]'; the ends count examples, from the end if
-      negative, or are a percentage (rounded down), as in TFDS and Python.
+      negative, or are a percentage, rounded to the closest number of examples
+      as in TFDS. As in Python, and not in TFDS, ends may lie beyond the split.
     sizes: Examples of each known name.
 
   Raises:
@@ -43,8 +44,7 @@ def _bound(text: str | None, size: int) -> int | None:
   if text is None:
     return None
   if text.endswith('%'):
-    # Towards zero from either end, as TFDS's default rounding of negatives.
     percent = int(text[:-1])
-    count = abs(percent) * size // 100
+    count = round(abs(percent) * size / 100)
     return count if percent >= 0 else size - count
   return int(text)
