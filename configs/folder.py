@@ -9,6 +9,10 @@ files are counted, listed in the working directory and skipped.
 Presets:
 
   unlabelled  Every picture below the path; nothing held out (the default).
+  split       path/CLASS/*.jpg, nothing held out yet: a fifth of the pictures,
+              fixed by a hash of each path, is the test split. Pictures that are
+              nearly the same (frames of a film, crops of a scan) may fall on
+              both sides; give those a folder of their own and use `classes`.
   classes     path/train/CLASS/*.jpg and path/test/CLASS/*.jpg: pretraining uses
               no labels, the probe and kNN do.
 
@@ -41,6 +45,16 @@ UNLABELLED = config_lib.Config(
 
 PRESETS = {
   'unlabelled': UNLABELLED,
+  'split': config_lib.Config(
+    data=config_lib.DataConfig(
+      source='folder',
+      labels_from='folders',
+      train_split='[:80%]',
+      test_split='[80%:]',
+    ),
+    optim=UNLABELLED.optim,
+    train=UNLABELLED.train,
+  ),
   'classes': config_lib.Config(
     data=config_lib.DataConfig(source='folder', labels_from='folders'),
     optim=UNLABELLED.optim,

@@ -39,7 +39,8 @@ class DataConfig:
     image_key: TFDS feature that holds the image.
     label_key: TFDS feature that holds the integer label; '' for none.
     train_split: Split to pretrain on, in TFDS syntax ('train', 'train[:10%]').
-      For a folder: a sub-folder of `path`, or '' for all of it.
+      For a folder: a sub-folder of `path`, or '' for all of it; '[:80%]' or
+      'train[:80%]' is a part, fixed by a hash of each picture's path.
     test_split: Held-out split for probe and kNN, same syntax; '' for none.
     image_size: Side of the square views and evaluation images, in pixels.
     max_bad_fraction: Share of unreadable files (0..1) from which on a folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pathlib
@@ -438,6 +439,61 @@ def test_classes_are_numbered_over_both_splits(tmp_path):
   assert train.num_classes == 4
 
 
+def _parts(root, *splits, **fields):
+  """{name of each picture: label} of each split."""
+  out = []
+  for split in splits:
+    source = _make(root, split, **fields)
+    ids = [source.example_id(i) for i in range(source.num_examples)]
+    names = [os.path.relpath(path, root) for path in ids]
+    assert names == sorted(names, key=os.fsencode)
+    out.append({n: source.read(i).label for i, n in enumerate(names)})
+  return out
+
+
+def test_a_part_of_a_folder_is_fixed_by_the_paths(tmp_path):
+  root = tmp_path / 'd'
+  for i in range(60):
+    _png(root / ('cat', 'dog')[i % 2] / f'{i:02d}.png', value=i)
+  fields = {
+    'labels_from': 'folders',
+    'train_split': '[:80%]',
+    'test_split': '[80%:]',
+  }
+  train, test = _parts(root, '[:80%]', '[80%:]', **fields)
+  everything = _parts(root, '', labels_from='folders')[0]
+  assert not train.keys() & test.keys()
+  assert train | test == everything and len(everything) == 60
+  assert 40 <= len(train) <= 56
+  assert set(train.values()) == set(test.values()) == {0, 1}
+  (middle,) = _parts(root, '[20%:50%]', **fields)
+  assert 8 <= len(middle) <= 28 and middle.items() <= train.items()
+  # The hash, worked out here.
+  digest = hashlib.sha256(b'cat/00.png').digest()
+  assert ('cat/00.png' in train) == (digest[0] * 256 + digest[1] < 0.8 * 65536)
+  # More pictures move none.
+  for i in range(60, 90):
+    _png(root / 'cat' / f'{i}.png')
+  (root / 'cat/00.png').unlink()
+  again, held_out = _parts(root, '[:80%]', '[80%:]', **fields)
+  assert not again.keys() & test.keys() and not held_out.keys() & train.keys()
+  # Of a sub-folder.
+  (inner,) = _parts(root, 'dog[:50%]')
+  assert inner and all(name.startswith('dog/') for name in inner)
+
+
+def test_wrong_parts_of_a_folder(tmp_path):
+  _png(tmp_path / 'd/cat/a.png')
+  for split in ('[:80]', '[80%:20%]', '[:101%]', '[-20%:]', '[x]', 'a[:0%]'):
+    with pytest.raises(ValueError, match='must be named by percentages'):
+      _make(tmp_path / 'd', split)
+  with pytest.raises(ValueError, match='takes none of the 1 pictures'):
+    for split in ('[:50%]', '[50%:]'):
+      _make(tmp_path / 'd', split)
+  with pytest.raises(ValueError, match='test_split holds out'):
+    _make(tmp_path / 'd', '', test_split='[80%:]')
+
+
 def test_pictures_without_a_class_are_an_error(tmp_path):
   _png(tmp_path / 'd/ant/a.png')
   _png(tmp_path / 'd/loose.png')
@@ -449,7 +505,7 @@ def test_wrong_splits_say_what_there_is(tmp_path):
   _png(tmp_path / 'd/train/a.png')
   _png(tmp_path / 'd/test/a.png')
   with pytest.raises(ValueError, match=r"sub-folders \['test', 'train'\]"):
-    _make(tmp_path / 'd', 'train[:10%]')
+    _make(tmp_path / 'd', 'trian[:10%]')
   with pytest.raises(ValueError, match='is not a folder; config.data.path'):
     _make(tmp_path / 'nowhere')
   with pytest.raises(ValueError, match='test_split holds out'):

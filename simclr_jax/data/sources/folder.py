@@ -21,7 +21,7 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax.data import cache, plain_image
 from simclr_jax.data.source import NO_LABEL, Example, Source
-from simclr_jax.data.sources import folder_scan
+from simclr_jax.data.sources import folder_scan, folder_split
 
 SKIPPED_FILE = 'skipped_files.txt'
 _SHOWN = 5  # entries of a list in a message
@@ -42,7 +42,8 @@ def make(
     data: Reads `path`, `labels_from`, `max_bad_fraction` and, because the
       classes of both splits are numbered together, `train_split` and
       `test_split`.
-    split: Sub-folder of `path`, or '' for all of it.
+    split: Sub-folder of `path`, or '' for all of it; with a part such as
+      '[:80%]' behind it, see `folder_split`.
     workdir: Where `skipped_files.txt` and the results of the check are kept.
 
   Raises:
@@ -50,20 +51,28 @@ def make(
       that can be read, too many that cannot, or pictures without a class where
       classes are wanted.
   """
+  part = folder_split.parse(split)
   root = _find_root(data, split)
   listing = folder_scan.list_pictures(root)
   classes: tuple[str, ...] = ()
   if data.labels_from == 'folders':
-    classes = _find_classes(data, split, listing.pictures)
+    classes = _find_classes(data, part.folder, listing.pictures)
   files = folder_scan.scan(
     root, listing.pictures, cache_folder=cache.folder(workdir)
   )
-  readable = [f for f in files if not f.reason]
+  chosen = folder_split.choose(part, listing.pictures)
+  readable = [f for f, take in zip(files, chosen, strict=True) if take]
+  readable = [f for f in readable if not f.reason]
   skipped = tuple((_join(root, f.path), f.reason) for f in files if f.reason)
   logging.info('%s', describe(root, files, ignored=listing.ignored))
   if workdir:
     _write_skipped(workdir, root, skipped)
   _check(data, root, files=files, skipped=skipped, ignored=listing.ignored)
+  if not readable:
+    raise ValueError(
+      f'split {split!r} takes none of the {len(files)} pictures in {root}; '
+      'name a larger share'
+    )
   numbers = {name: number for number, name in enumerate(classes)}
   labels = [
     numbers[f.path.split('/')[0]] if classes else NO_LABEL for f in readable
@@ -153,14 +162,15 @@ def _resolve_folder(folder: str) -> str:
 
 
 def _find_root(data: config_lib.DataConfig, split: str) -> str:
-  root = _join(data.path, split)
+  part = folder_split.parse(split)
+  root = _join(data.path, part.folder)
   if '://' in root:
     raise ValueError(
       f'config.data.path = {data.path!r}: a folder must be local or mounted; '
       'for remote storage prepare a TFDS data set'
     )
   if not os.path.isdir(root):
-    field = 'config.data.path' if not split else 'the split'
+    field = 'config.data.path' if not part.folder else 'the split'
     there = ''
     if os.path.isdir(data.path):
       names = _subfolders(data.path)[:_SHOWN]
@@ -171,9 +181,10 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
       )
     raise ValueError(
       f'{root} is not a folder; {field} must name one (for a folder a split is '
-      f"a sub-folder, or '' for all of config.data.path){there}"
+      f"a sub-folder, or '' for all of config.data.path, or a part such as "
+      f"'[:80%]'){there}"
     )
-  held_out = _join(data.path, data.test_split)
+  held_out = _join(data.path, folder_split.parse(data.test_split).folder)
   if not split and data.test_split and os.path.isdir(held_out):
     raise ValueError(
       f"split '' takes all of {data.path}, also {held_out}, which "
@@ -196,14 +207,14 @@ def _subfolders(folder: str) -> list[str]:
 
 
 def _find_classes(
-  data: config_lib.DataConfig, split: str, pictures: Sequence[str]
+  data: config_lib.DataConfig, folder: str, pictures: Sequence[str]
 ) -> tuple[str, ...]:
   """Class names: the first level of folders of this and both named splits.
 
   Taken together, so that a class missing from one split does not shift the
   numbers of the others.
   """
-  root = _join(data.path, split)
+  root = _join(data.path, folder)
   if loose := [path for path in pictures if '/' not in path]:
     raise ValueError(
       f"config.data.labels_from = 'folders', but {len(loose)} pictures lie "
@@ -211,8 +222,12 @@ def _find_classes(
     )
   names = set(_subfolders(root))
   # With '' for a split its sub-folders would be the splits themselves.
-  for other in {data.train_split, data.test_split} - {'', split}:
-    if split and os.path.isdir(_join(data.path, other)):
+  named = {
+    folder_split.parse(split).folder
+    for split in (data.train_split, data.test_split)
+  }
+  for other in named - {'', folder}:
+    if folder and os.path.isdir(_join(data.path, other)):
       names |= set(_subfolders(_join(data.path, other)))
   classes = tuple(sorted(names, key=os.fsencode))
   present = {path.split('/')[0] for path in pictures}
