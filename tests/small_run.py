@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 
 import jax
 import numpy as np
@@ -41,8 +42,9 @@ def save_small_run(
   *,
   steps: tuple[int, ...] = (3,),
   config: config_lib.Config = CONFIG,
+  pause: float = 0.0,
 ) -> None:
-  """Writes checkpoints of a network with random weights."""
+  """Writes checkpoints of a network with random weights, `pause` s apart."""
   source = data.make_source(config.data, config.data.train_split)
   resolved = resolve.resolve(
     config,
@@ -54,6 +56,7 @@ def save_small_run(
     workdir / checkpoint.FOLDER, config.checkpoint
   )
   for step in steps:
+    time.sleep(pause)
     encoder = make_variables(config, num_classes=source.num_classes, seed=step)
     checkpointer.save(
       step,

@@ -1,12 +1,15 @@
 """python -m simclr_jax.knn on a finished run in miniature."""
 
 import json
+import threading
 
 import pytest
 
+from simclr_jax import config as config_lib
 from simclr_jax import knn
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import jobs
+from simclr_jax.training import checkpoint
 from tests import command_flags, small_run
 
 
@@ -55,7 +58,38 @@ def test_reports_the_whole_table_and_shares_features(
     f'--checkpoint={workdir}', '--knn.layer=z', '--knn.ks=3'
   )
   assert code == 0 and 'k 3' in out
-  assert (workdir / 'probe' / 'knn-z-step3.json').exists()
+  (file,) = (workdir / 'probe').glob('knn-z-*-step3.json')
+  assert json.loads(file.read_text())['overridden'] == {
+    'knn.layer': 'z',
+    'knn.ks': [3],
+  }
+
+
+def test_follow_keeps_up_with_a_live_run(tmp_path, command):
+  """The run deletes all but its newest checkpoint while it is judged."""
+  config = config_lib.replace(
+    small_run.CONFIG, checkpoint={'keep_latest': 1, 'keep_best': 0}
+  )
+  steps = tuple(range(1, 9))
+
+  def train():
+    small_run.save_small_run(tmp_path, steps=steps, config=config, pause=0.3)
+    (tmp_path / checkpoint.FINISHED).write_text('{}')
+
+  run = threading.Thread(target=train)
+  run.start()
+  try:
+    code, out, err = command(
+      f'--checkpoint={tmp_path}', '--follow', '--follow_poll=0.02'
+    )
+  finally:
+    run.join()
+  assert code == 0, err
+  judged = [int(line.split()[3].rstrip(':')) for line in out.splitlines()]
+  assert judged == sorted(set(judged)) and judged[-1] == steps[-1]
+  assert {f'knn-step{step}.json' for step in judged} == {
+    path.name for path in (tmp_path / 'probe').glob('*.json')
+  }
 
 
 def test_errors_are_one_line(workdir, command):

@@ -107,6 +107,40 @@ def test_given_flags_alone_change_the_passport(run, command, tmp_path):
       json.dumps(expected[section])
     )
   assert report['result']['num_train'] == 40
+  assert report['overridden']['probe.epochs'] == 2
+
+
+def test_with_out_nothing_is_written_in_the_workdir(run, tmp_path):
+  workdir, _ = run
+  before = sorted(workdir.rglob('*'))
+  size = (workdir / 'probe' / 'metrics.jsonl').stat().st_size
+  subject = jobs.open_subject(workdir, overrides={'probe': {'epochs': 3}})
+  jobs.run_probe(subject, out=tmp_path / 'probe.json')
+  assert sorted(workdir.rglob('*')) == before
+  assert (workdir / 'probe' / 'metrics.jsonl').stat().st_size == size
+
+
+def test_other_settings_have_another_file(run):
+  workdir, report = run
+  files = {
+    jobs.run_probe(
+      jobs.open_subject(workdir, overrides={'probe': {'epochs': epochs}})
+    )['file']
+    for epochs in (20, 3, 4)
+  }
+  assert len(files) == 3 and report['file'] in files
+
+
+def test_the_number_is_shown_though_it_cannot_be_written(
+  run, command, tmp_path
+):
+  (tmp_path / 'file').write_text('')
+  code, out, err = command(
+    f'--checkpoint={run[0]}', f'--out={tmp_path}/file/probe.json'
+  )
+  assert code == 1
+  assert out == jobs.summary(run[1]) + '\n'
+  assert 'cannot be written' in err and 'Traceback' not in err
 
 
 def test_baselines_have_their_own_files(run, command, monkeypatch):
@@ -169,15 +203,70 @@ def test_a_planted_change_of_the_encoder_is_refused(
     self.variables = {**self.variables, 'batch_stats': changed}
     return encoded
 
-  monkeypatch.setattr(encoder_lib.Encoder, 'encode', updating)
-  code, out, err = command(f'--checkpoint={tmp_path}')
+  with monkeypatch.context() as planted:
+    planted.setattr(encoder_lib.Encoder, 'encode', updating)
+    code, out, err = command(f'--checkpoint={tmp_path}')
   assert code == 2 and out == ''
   assert 'the encoder changed' in err
-  assert not (tmp_path / 'probe').exists()
+  assert [path.name for path in tmp_path.iterdir()] == ['checkpoints']
+  # Nothing is left behind that the next command would take for features.
+  code, out, _ = command(f'--checkpoint={tmp_path}')
+  assert (code, out) == (0, jobs.summary(run[1]) + '\n')
 
 
 def _scaled(tree):
   return jax.tree.map(lambda x: np.float32(1.01) * x, tree)
+
+
+def test_follow_passes_over_a_step_deleted_before_it_is_loaded(
+  run, tmp_path, monkeypatch, caplog
+):
+  shutil.copytree(run[0] / 'checkpoints', tmp_path / 'checkpoints')
+  (tmp_path / checkpoint.FINISHED).write_text('{}')
+  load_encoder = checkpoint.load_encoder
+
+  def late(path, *, step):
+    if step == 3:
+      shutil.rmtree(tmp_path / 'checkpoints' / '3')
+    return load_encoder(path, step=step)
+
+  monkeypatch.setattr(checkpoint, 'load_encoder', late)
+  refused = []
+  found = list(
+    jobs.follow(
+      tmp_path,
+      lambda loaded: {'step': loaded.step},
+      refused_fn=lambda *args: refused.append(args),
+      timeout=1,
+      poll=0.01,
+    )
+  )
+  assert found == [{'step': 5}] and not refused
+  assert any('step 3 was deleted' in r.getMessage() for r in caplog.records)
+
+
+def test_follow_reports_a_refused_step_and_goes_on(
+  run, command, tmp_path, monkeypatch
+):
+  shutil.copytree(run[0] / 'checkpoints', tmp_path / 'checkpoints')
+  shutil.copytree(run[0] / 'features', tmp_path / 'features')
+  (tmp_path / checkpoint.FINISHED).write_text('{}')
+  run_probe = jobs.run_probe
+
+  def refusing(subject, **kwargs):
+    if subject.step == 3:
+      # Deleted meanwhile, which must not hide why it is refused.
+      shutil.rmtree(tmp_path / 'checkpoints' / '3')
+      raise ValueError('the planted refusal')
+    return run_probe(subject, **kwargs)
+
+  monkeypatch.setattr(jobs, 'run_probe', refusing)
+  code, out, err = command(f'--checkpoint={tmp_path}', '--follow')
+  assert code != 0
+  assert 'step 3 is refused' in err and 'the planted refusal' in err
+  assert [line.split(':')[0] for line in out.splitlines()] == [
+    'linear_probe of step 5'
+  ]
 
 
 def test_follow_judges_every_step_until_the_run_has_finished(

@@ -36,6 +36,9 @@ FOLLOW = flags.DEFINE_bool(
 FOLLOW_TIMEOUT = flags.DEFINE_float(
   'follow_timeout', 6 * 3600, 'Longest wait for a new checkpoint, in seconds.'
 )
+FOLLOW_POLL = flags.DEFINE_float(
+  'follow_poll', 10.0, 'Seconds between two looks for a new checkpoint.'
+)
 RANDOM_INIT = flags.DEFINE_bool(
   'random_init',
   False,
@@ -98,8 +101,9 @@ def run(
 ) -> int:
   """Judges what the flags say; returns the exit code.
 
-  0: done. 2: the flags, the checkpoint or the data do not allow an honest
-  number; the reason is on stderr.
+  0: done. 1: the number is on stdout, but could not be written. 2: the flags,
+  the checkpoint or the data do not allow an honest number (with --follow: that
+  of at least one step); the reason is on stderr.
   """
   console.start()
   try:
@@ -107,16 +111,17 @@ def run(
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     if console.DISTRIBUTED.value:
       jax.distributed.initialize()
-    _judge(overrides((*SECTIONS, section)), judge_fn)
+    return _judge(overrides((*SECTIONS, section)), judge_fn)
+  except OSError as error:
+    return console.fail(error, code=console.EXIT_FAILED)
   except (ValueError, checkpoint.DamagedCheckpoint) as error:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
-  return 0
 
 
 def _judge(
   changes: dict[str, dict[str, Any]], judge_fn: Callable[..., jobs.Report]
-) -> None:
-  """One checkpoint, or all of a running pretraining."""
+) -> int:
+  """One checkpoint, or all of a running pretraining; the exit code."""
   kind = 'checkpoint'
   if RANDOM_INIT.value or FEATURES.value == 'raw_pixels':
     kind = 'random_init' if RANDOM_INIT.value else 'raw_pixels'
@@ -131,20 +136,42 @@ def _judge(
   if STEP.value not in ('', 'best') and not STEP.value.isdigit():
     raise ValueError(f"--step={STEP.value}: a number or 'best' is wanted")
 
-  def judge(step: int | str | None) -> jobs.Report:
-    subject = jobs.open_subject(
-      CHECKPOINT.value, step=step, kind=kind, overrides=changes
-    )
-    return judge_fn(subject, out=OUT.value)
+  def judge(loaded: checkpoint.LoadedEncoder) -> jobs.Report:
+    subject = jobs.open_subject(loaded, kind=kind, overrides=changes)
+    report = judge_fn(subject, out=OUT.value, show_fn=_show)
+    if jax.process_index() == 0:
+      print(f'-> {report["file"]}', file=sys.stderr)
+    return report
 
   if FOLLOW.value:
-    for report in jobs.follow(
-      CHECKPOINT.value, judge, timeout=FOLLOW_TIMEOUT.value
-    ):
-      _show(report)
-    return
-  step = STEP.value if STEP.value in ('', 'best') else int(STEP.value)
-  _show(judge(step or None if isinstance(step, str) else step))
+    return _follow(judge)
+  step: int | str | None = STEP.value or None
+  if STEP.value.isdigit():
+    step = int(STEP.value)
+  judge(checkpoint.load_encoder(CHECKPOINT.value, step=step))
+  return 0
+
+
+def _follow(
+  judge_fn: Callable[[checkpoint.LoadedEncoder], jobs.Report],
+) -> int:
+  """Every step until the run has finished; the exit code."""
+  code = 0
+
+  def refused(step: int, error: Exception) -> None:
+    nonlocal code
+    print(f'step {step} is refused:', file=sys.stderr)
+    code = max(code, console.fail(error, code=console.EXIT_WRONG_INPUT))
+
+  for _ in jobs.follow(
+    CHECKPOINT.value,
+    judge_fn,
+    refused_fn=refused,
+    timeout=FOLLOW_TIMEOUT.value,
+    poll=FOLLOW_POLL.value,
+  ):
+    pass
+  return code
 
 
 def _show(report: jobs.Report) -> None:
@@ -153,4 +180,3 @@ def _show(report: jobs.Report) -> None:
   print(jobs.summary(report), flush=True)
   for warning in report['result'].get('warnings', ()):
     print(f'warning: {warning}', file=sys.stderr)
-  print(f'-> {report["file"]}', file=sys.stderr)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -36,6 +37,7 @@ from simclr_jax.training import passport as passport_lib
 
 Overrides = Mapping[str, Mapping[str, Any]]
 Report = dict[str, Any]
+ShowFn = Callable[[Report], None]
 FOLDER = 'probe'
 
 
@@ -51,6 +53,8 @@ class Subject:
     step: Of the checkpoint.
     path: Folder of the checkpoint.
     mesh: Axis 'data'.
+    overridden: Fields of `config` that are not as in the passport, 'data.name'
+      -> value.
   """
 
   encoder: encoder_lib.Encoder
@@ -61,6 +65,7 @@ class Subject:
   step: int
   path: str
   mesh: Mesh
+  overridden: Mapping[str, Any]
 
   def features(self) -> tuple[features_lib.Features, features_lib.Features]:
     """Of the training and the test split, cached in the workdir."""
@@ -79,7 +84,7 @@ class Subject:
 
 
 def open_subject(
-  path: epath.PathLike,
+  path: epath.PathLike | checkpoint.LoadedEncoder,
   *,
   step: int | str | None = None,
   kind: str = 'checkpoint',
@@ -89,7 +94,8 @@ def open_subject(
   """Loads an encoder and opens the data it is judged on.
 
   Args:
-    path: Workdir of a run, or one of its checkpoints.
+    path: Workdir of a run, or one of its checkpoints; or what
+      `checkpoint.load_encoder` gave.
     step: A step, 'best', or None for the newest.
     kind: 'checkpoint'; or a baseline on the same data: 'random_init' (the same
       network, freshly initialised from the run's seed) or 'raw_pixels'.
@@ -101,7 +107,10 @@ def open_subject(
       there is no labelled test split.
   """
   mesh = mesh_lib.make_mesh() if mesh is None else mesh
-  loaded = checkpoint.load_encoder(path, step=step)
+  if isinstance(path, checkpoint.LoadedEncoder):
+    loaded = path
+  else:
+    loaded = checkpoint.load_encoder(path, step=step)
   trained = passport_lib.config_from_passport(loaded.passport)
   changes = {name: dict(fields) for name, fields in (overrides or {}).items()}
   config = config_lib.replace(trained, **changes)
@@ -137,15 +146,38 @@ def open_subject(
     step=loaded.step,
     path=loaded.path,
     mesh=mesh,
+    overridden=_differences(trained, config),
   )
 
 
-def run_probe(subject: Subject, *, out: epath.PathLike | None = None) -> Report:
+def _differences(
+  trained: config_lib.Config, config: config_lib.Config
+) -> dict[str, Any]:
+  before, after = config_lib.to_dict(trained), config_lib.to_dict(config)
+  return {
+    f'{section}.{field}': value
+    for section, fields in after.items()
+    if isinstance(fields, dict)
+    for field, value in fields.items()
+    if value != before[section][field]
+  }
+
+
+def run_probe(
+  subject: Subject,
+  *,
+  out: epath.PathLike | None = None,
+  show_fn: ShowFn | None = None,
+) -> Report:
   """Linear probe of a subject.
 
   Args:
     subject: From `open_subject`; `config.probe.mode` chooses the protocol.
-    out: JSON file; default WORKDIR/probe/linear_probe-step<N>....json.
+    out: JSON file, and then nothing is written in the workdir; default
+      WORKDIR/probe/linear_probe...-step<N>.json, with a hash of what differs
+      from the passport.
+    show_fn: Called with the report before anything is written, so that no full
+      disk hides the number.
 
   Returns:
     What is written: 'result' is a `linear_probe.ProbeResult`.
@@ -173,10 +205,17 @@ def run_probe(subject: Subject, *, out: epath.PathLike | None = None) -> Report:
   scalars = {'top1': result.top1, 'train_nll': result.train_nll}
   if result.top5 is not None:
     scalars['top5'] = result.top5
-  return _write(report, subject, name=name, scalars=scalars, out=out)
+  return _write(
+    report, subject, name=name, scalars=scalars, out=out, show_fn=show_fn
+  )
 
 
-def run_knn(subject: Subject, *, out: epath.PathLike | None = None) -> Report:
+def run_knn(
+  subject: Subject,
+  *,
+  out: epath.PathLike | None = None,
+  show_fn: ShowFn | None = None,
+) -> Report:
   """kNN of a subject; see `run_probe`. 'result' is a `knn.KnnResult`."""
   start, config = time.monotonic(), subject.config.knn
   train, test = subject.features()
@@ -184,21 +223,30 @@ def run_knn(subject: Subject, *, out: epath.PathLike | None = None) -> Report:
   name = 'knn' if config.layer == 'h' else f'knn-{config.layer}'
   report = _make_report('knn', subject, result, section='knn', start=start)
   scalars = {'top1': result.headline.top1}
-  return _write(report, subject, name=name, scalars=scalars, out=out)
+  return _write(
+    report, subject, name=name, scalars=scalars, out=out, show_fn=show_fn
+  )
 
 
 def follow(
   path: epath.PathLike,
-  judge_fn: Callable[[int], Report],
+  judge_fn: Callable[[checkpoint.LoadedEncoder], Report],
   *,
+  refused_fn: Callable[[int, Exception], None],
   timeout: float,
   poll: float = 10.0,
 ) -> Iterator[Report]:
   """Judges every checkpoint of a running pretraining, oldest first.
 
+  The run keeps only its newest checkpoints. One that is deleted before it is in
+  memory is passed over with a warning; afterwards it is not needed on disk, and
+  what goes wrong is no matter of deletion.
+
   Args:
     path: Workdir.
-    judge_fn: Step -> report.
+    judge_fn: Loaded checkpoint -> report.
+    refused_fn: Told the step of which no honest number can be given, and why;
+      the next is judged all the same.
     timeout: Longest wait for a new checkpoint, seconds.
     poll: Seconds between two looks.
   """
@@ -206,12 +254,19 @@ def follow(
     path, -1, timeout=timeout, poll=poll
   ):
     try:
-      yield judge_fn(step)
-    except (ValueError, checkpoint.DamagedCheckpoint):
-      # The run keeps only its newest checkpoints; judging may be slower.
+      loaded = checkpoint.load_encoder(path, step=step)
+    except (OSError, ValueError, checkpoint.DamagedCheckpoint) as error:
       if step in checkpoint.list_steps(path):
-        raise
-      logging.warning('step %d was deleted before it could be judged', step)
+        refused_fn(step, error)
+      else:
+        logging.warning('step %d was deleted before it could be judged', step)
+      continue
+    try:
+      report = judge_fn(loaded)
+    except ValueError as error:
+      refused_fn(step, error)
+      continue
+    yield report
 
 
 def summary(report: Report) -> str:
@@ -286,19 +341,37 @@ def _write(
   name: str,
   scalars: Mapping[str, float],
   out: epath.PathLike | None,
+  show_fn: ShowFn | None,
 ) -> Report:
-  """JSON file, and a line in WORKDIR/probe/metrics.jsonl."""
+  """JSON file and, unless `out` is given, a line in WORKDIR/probe."""
   folder = subject.workdir / FOLDER
   kind = report['encoder']
   if kind != 'checkpoint':
     name = f'{name}-{kind}'
+  changed = {
+    field: value
+    for field, value in subject.overridden.items()
+    if field.split('.')[0] in report['config']
+  }
+  if changed:
+    text = json.dumps(changed, sort_keys=True)
+    name = f'{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
   file = folder / f'{name}-step{subject.step}.json'
   if out is not None:
     file = epath.Path(out)
-  report = {**report, 'file': os.fspath(file)}
+  report = {**report, 'overridden': changed, 'file': os.fspath(file)}
+  if show_fn is not None:
+    show_fn(report)
   if jax.process_index() == 0:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
+    try:
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
+    except OSError as error:
+      raise OSError(
+        f'{file} cannot be written ({error}); name another file with --out'
+      ) from error
+  if out is not None:
+    return report
   # Not the run's own metrics.jsonl, which a running pretraining has open.
   writer = metrics_lib.MetricWriter(
     folder, primary=jax.process_index() == 0, start_step=sys.maxsize
