@@ -13,18 +13,21 @@ import argparse
 from collections.abc import Sequence
 import dataclasses
 import json
-import pathlib
+import os
 import sys
 
+from absl import flags, logging
 from etils import epath
 from jax.sharding import Mesh
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import console
 from simclr_jax import data as data_lib
 from simclr_jax.data import pipeline
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import neighbours, page, plots
 from simclr_jax.training import checkpoint, metrics
 from simclr_jax.training import mesh as mesh_lib
@@ -33,7 +36,9 @@ from simclr_jax.training import passport as passport_lib
 NUM_PAIRS = 15
 NUM_QUERIES = 8
 NUM_NEIGHBOURS = 6
-EXIT_WRONG_INPUT = 2
+# Of either split. Pixels at 224 px are 600 kB a picture, 73 times the features
+# of a ResNet-50.
+MAX_RAW_PIXEL_BYTES = 2_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,43 +70,65 @@ def make_report(
     mesh: Default: all devices.
 
   Raises:
-    ValueError: If there is no readable checkpoint, or no metrics.
+    ValueError: If there is no such checkpoint, or no metrics.
+    DamagedCheckpoint: If none is readable.
   """
   workdir = epath.Path(workdir)
   loaded = checkpoint.load_encoder(workdir, step=step)
   config = passport_lib.config_from_passport(loaded.passport)
   mesh = mesh_lib.make_mesh() if mesh is None else mesh
   train = data_lib.make_source(
-    config.data, config.data.train_split, workdir=workdir
+    config.data, config.data.train_split, workdir=os.fspath(workdir)
   )
   pictures = {
     'curves': _curves(workdir, config, last_step=loaded.step),
     'views': _views(train, config),
   }
+  encoders = {
+    'random_init': encoder_lib.make_random_encoder(
+      config, mesh=mesh, seed=config.seed
+    ),
+    'checkpoint': encoder_lib.make_encoder(loaded, mesh=mesh),
+  }
+  cache_dir = workdir / 'features'
   comparison = None
   if config.data.test_split:
     test = data_lib.make_source(
-      config.data, config.data.test_split, workdir=workdir
+      config.data, config.data.test_split, workdir=os.fspath(workdir)
     )
+    notes: tuple[str, ...] = ()
+    if train.num_classes and test.num_classes:
+      if too_large := _too_large_for_pixels((train, test), config):
+        notes = (too_large,)
+      else:
+        pixels = encoder_lib.make_raw_pixel_encoder(config, mesh=mesh)
+        encoders = {'raw_pixels': pixels, **encoders}
     features = comparison_lib.extract_all(
-      {
-        'raw_pixels': encoder_lib.make_raw_pixel_encoder(config, mesh=mesh),
-        'random_init': encoder_lib.make_random_encoder(
-          config, mesh=mesh, seed=config.seed
-        ),
-        'checkpoint': encoder_lib.make_encoder(loaded, mesh=mesh),
-      },
-      train,
-      test,
-      config,
-      cache_dir=workdir / 'features',
+      encoders, train, test, config, cache_dir=cache_dir
     )
     if train.num_classes and test.num_classes:
       comparison = comparison_lib.compare(
         features, config, labels_per_class=labels_per_class, mesh=mesh
       )
+      comparison = dataclasses.replace(
+        comparison, notes=(*notes, *comparison.notes)
+      )
     pictures['neighbours'] = _neighbours(
       features, train, test, config, mesh=mesh
+    )
+  elif train.num_examples > 1:
+    among = {
+      kind: features_lib.extract_features(
+        encoder, train, config, cache_dir=cache_dir
+      )
+      for kind, encoder in encoders.items()
+    }
+    pictures['neighbours'] = _neighbours(
+      {k: comparison_lib.EncoderFeatures(v, v) for k, v in among.items()},
+      train,
+      train,
+      config,
+      mesh=mesh,
     )
   return _write(
     workdir / 'report',
@@ -194,7 +221,9 @@ def _neighbours(
   *,
   mesh: Mesh,
 ) -> page.Picture:
+  same = train is test
   rows = pick_queries(features['checkpoint'].test.labels, count=NUM_QUERIES)
+  count = min(NUM_NEIGHBOURS, train.num_examples - same)
   images: dict[str, np.ndarray] = {}
   matches: dict[str, np.ndarray] = {}
   for kind in ('checkpoint', 'random_init'):
@@ -202,10 +231,12 @@ def _neighbours(
     index = neighbours.nearest_neighbours(
       both.train.h,
       both.test.h[rows],
-      k=min(NUM_NEIGHBOURS, train.num_examples),
+      k=count + same,
       chunk_size=config.knn.chunk_size,
       mesh=mesh,
     ).index_Qxk
+    if same:
+      index = _without_itself(index, rows)
     found = read_images(train, index.reshape(-1), config)
     title = comparison_lib.TITLES[kind]
     images[title] = found.reshape(*index.shape, *found.shape[1:])
@@ -223,9 +254,36 @@ def _neighbours(
   )
   return page.Picture(
     'Nearest neighbours',
-    'Held-out pictures and the training pictures closest to them by the cosine '
-    f'of their features, nearest first.{frames}',
+    f'{"Training" if same else "Held-out"} pictures and the '
+    f'{"other " if same else ""}training pictures closest to them by the '
+    f'cosine of their features, nearest first.{frames}',
     plots.to_png(figure),
+  )
+
+
+def _without_itself(index_Qxk: np.ndarray, rows_Q: np.ndarray) -> np.ndarray:
+  """[Q,k-1] neighbours that are not the query.
+
+  Found by its row: with copies of a picture in the data set, the query need not
+  be its own nearest, nor among the k at all; then the farthest is left out.
+  """
+  other_Qxk = index_Qxk != rows_Q[:, None]
+  order = np.argsort(~other_Qxk, axis=1, kind='stable')
+  return np.take_along_axis(index_Qxk, order, axis=1)[:, :-1]
+
+
+def _too_large_for_pixels(
+  sources: Sequence[data_lib.Source], config: config_lib.Config
+) -> str | None:
+  """Why there is no row for raw pixels; None where there is one."""
+  largest = max(source.num_examples for source in sources)
+  num_bytes = largest * config.data.image_size**2 * 3 * 4
+  if num_bytes <= MAX_RAW_PIXEL_BYTES:
+    return None
+  return (
+    f'No row for raw pixels: {largest:,} pictures at {config.data.image_size} '
+    f'px would take {num_bytes / 1e9:.1f} GB of memory, more than '
+    f'{MAX_RAW_PIXEL_BYTES / 1e9:g}.'
   )
 
 
@@ -280,20 +338,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     '--step', type=int, default=None, help='Checkpoint; default: the newest.'
   )
   options = parser.parse_args(arguments)
+  # absl's log wants its flags read; the command's own are argparse's.
+  flags.FLAGS(['report'])
+  logging.use_absl_handler()
+  console.start()
   try:
     report = make_report(
       options.workdir,
       labels_per_class=options.labels_per_class,
       step=options.step,
     )
-  except ValueError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return EXIT_WRONG_INPUT
+  except (ValueError, checkpoint.DamagedCheckpoint) as error:
+    return console.fail(error, code=console.EXIT_WRONG_INPUT)
   if report.comparison is None:
     print('No table: it needs labels and a held-out split (data.test_split).')
   else:
     print(comparison_lib.format_table(report.comparison))
-  print(f'\nTo look at: {pathlib.Path(report.page)}')
+  print(f'\nTo look at: {os.fspath(report.page)}')
   return 0
 
 

@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 
 import jax
+from matplotlib import image
 import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
 from simclr_jax import models, report, resolve
+from simclr_jax.evaluation import comparison, intervals
 from simclr_jax.training import checkpoint, metrics, passport
 from simclr_jax.training import mesh as mesh_lib
+from tests import small_run
 
 CONFIG = config_lib.Config(
   data=config_lib.DataConfig(
@@ -108,7 +111,7 @@ def test_writes_page_pictures_and_table(workdir):
 
 
 def test_without_a_checkpoint_the_command_fails(tmp_path, capsys):
-  assert report.main(['--workdir', str(tmp_path)]) == report.EXIT_WRONG_INPUT
+  assert report.main(['--workdir', str(tmp_path)]) == 2
   assert 'error:' in capsys.readouterr().err
 
 
@@ -135,3 +138,82 @@ def test_images_come_in_the_order_asked_for():
     np.testing.assert_allclose(
       images[row], source.read(index).image / 255, atol=1e-6
     )
+
+
+@pytest.fixture
+def quick_init(monkeypatch):
+  """Other weights for fresh ones: compiling an initialisation takes long."""
+  monkeypatch.setattr(
+    models,
+    'init_variables',
+    lambda *args, **kwargs: small_run.make_variables(
+      CONFIG, num_classes=0, seed=9
+    ),
+  )
+
+
+@pytest.mark.usefixtures('quick_init')
+def test_pictures_without_labels_get_a_page_without_a_table(tmp_path, capsys):
+  generator = np.random.default_rng(0)
+  (tmp_path / 'pictures').mkdir()
+  for i in range(20):
+    pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image.imsave(tmp_path / 'pictures' / f'{i}.png', pixels)
+  config = config_lib.replace(
+    CONFIG,
+    data={
+      'source': 'folder',
+      'path': str(tmp_path / 'pictures'),
+      'train_split': '',
+      'test_split': '',
+    },
+  )
+  workdir = tmp_path / 'run'
+  _make_run(workdir, config)
+  assert report.main(['--workdir', str(workdir)]) == 0
+  assert 'No table' in capsys.readouterr().out
+  assert sorted(path.name for path in (workdir / 'report').iterdir()) == [
+    'curves.png',
+    'neighbours.png',
+    'report.html',
+    'views.png',
+  ]
+  assert (
+    'other training pictures'
+    in (workdir / 'report' / 'report.html').read_text()
+  )
+
+
+def test_no_picture_is_its_own_neighbour():
+  index = np.array([[3, 1, 2], [0, 3, 1], [5, 6, 7]])
+  found = report._without_itself(index, np.array([3, 3, 4]))
+  np.testing.assert_array_equal(found, [[1, 2], [0, 1], [5, 6]])
+
+
+def _compared(features, config, **unused):
+  """A table of the encoders given, without judging them."""
+  score = comparison.Score(0.5, intervals.Interval(0.4, 0.6))
+  return comparison.Comparison(
+    rows=tuple(comparison.Row(k, score, score, score, k) for k in features),
+    labels_per_class=2,
+    knn_k=3,
+    num_train=200,
+    num_test=60,
+    num_classes=10,
+    majority=0.1,
+  )
+
+
+@pytest.mark.usefixtures('quick_init')
+def test_pixels_that_fill_the_memory_are_left_out(workdir, monkeypatch):
+  monkeypatch.setattr(report, 'MAX_RAW_PIXEL_BYTES', 200 * 8 * 8 * 3 * 4 - 1)
+  monkeypatch.setattr(report.comparison_lib, 'compare', _compared)
+  made = report.make_report(
+    workdir, labels_per_class=2, mesh=mesh_lib.make_mesh(jax.devices()[:1])
+  )
+  kinds = [row.kind for row in made.comparison.rows]
+  assert kinds == ['random_init', 'checkpoint']
+  assert any('No row for raw pixels' in n for n in made.comparison.notes)
+  assert (
+    'No row for raw pixels' in (workdir / 'report' / 'report.html').read_text()
+  )

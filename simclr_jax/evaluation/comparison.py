@@ -7,11 +7,12 @@ random network and pixels do well where labels are plenty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
 from etils import epath
+import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.data import Source
@@ -42,18 +43,20 @@ class Score:
 class Row:
   """One encoder.
 
+  A score is None in all rows where one encoder could not be judged so.
+
   Attributes:
     kind: Key of `TITLES`.
     probe_few: Linear probe with few labels.
     probe_all: Linear probe with every label of the training split.
-    knn: The config's first k and temperature.
+    knn: The config's first k that the training split allows, and temperature.
     fingerprint: Of the encoder.
   """
 
   kind: str
-  probe_few: Score
-  probe_all: Score
-  knn: Score
+  probe_few: Score | None
+  probe_all: Score | None
+  knn: Score | None
   fingerprint: str
 
 
@@ -64,28 +67,34 @@ class Comparison:
   Attributes:
     rows: The pretrained encoder last.
     labels_per_class: Of the probe with few labels.
-    knn_k: Of the kNN column.
+    knn_k: Of the kNN column; None without it.
     num_train, num_test, num_classes: Sizes.
     majority: Share of the commonest test class.
+    notes: What is missing from the table, and why.
   """
 
   rows: tuple[Row, ...]
   labels_per_class: int
-  knn_k: int
+  knn_k: int | None
   num_train: int
   num_test: int
   num_classes: int
   majority: float
+  notes: tuple[str, ...] = ()
 
-  def headings(self) -> tuple[str, str, str]:
-    """Titles of the three columns of accuracies."""
+  def columns(self) -> dict[str, tuple[Score, ...]]:
+    """Heading -> the scores of all rows, without impossible columns."""
     few = self.labels_per_class
-    plural = 's' if few > 1 else ''
-    return (
-      f'probe, {few} label{plural} per class',
-      f'probe, all {self.num_train:,} labels',
-      f'kNN, k = {self.knn_k}',
-    )
+    headings = {
+      'probe_few': f'probe, {few} label{"s" if few > 1 else ""} per class',
+      'probe_all': f'probe, all {self.num_train:,} labels',
+      'knn': f'kNN, k = {self.knn_k}',
+    }
+    scores = {
+      heading: tuple(getattr(row, name) for row in self.rows)
+      for name, heading in headings.items()
+    }
+    return {k: v for k, v in scores.items() if None not in v}
 
   def to_json(self) -> dict[str, Any]:
     """Nested dicts of plain values."""
@@ -143,8 +152,12 @@ def compare(
     labels_per_class: Of the probe with few labels.
     mesh: For kNN.
 
+  Returns:
+    The table. A column that some encoder has no honest number for (classes
+    with too few examples, say) is left out, and a note says why.
+
   Raises:
-    ValueError: As `linear_probe.probe_features` and `knn.knn_accuracy`.
+    ValueError: If training and test features cannot be compared at all.
   """
   few_config = dataclasses.replace(
     config.probe,
@@ -157,37 +170,72 @@ def compare(
   all_config = dataclasses.replace(
     config.probe, mode='features', labels_per_class=0
   )
-  rows = []
-  for kind, both in features.items():
+  for both in features.values():
+    features_lib.check_comparable(both.train, both.test)
+  k = None
+
+  def judge_few(both: EncoderFeatures) -> Score:
     few = linear_probe.probe_features(both.train, both.test, few_config)
+    return Score(few.top1, few.top1_interval)
+
+  def judge_all(both: EncoderFeatures) -> Score:
     every = linear_probe.probe_features(both.train, both.test, all_config)
+    return Score(every.top1, every.top1_interval)
+
+  def judge_knn(both: EncoderFeatures) -> Score:
+    nonlocal k
     near = knn.knn_accuracy(both.train, both.test, config.knn, mesh=mesh)
-    rows.append(
+    k = near.headline.k
+    return Score(near.headline.top1, near.headline.top1_interval)
+
+  notes: list[str] = []
+  columns = {
+    'probe_few': _column(judge_few, features, 'few labels', notes),
+    'probe_all': _column(judge_all, features, 'all labels', notes),
+    'knn': _column(judge_knn, features, 'kNN', notes),
+  }
+  first = next(iter(features.values()))
+  return Comparison(
+    rows=tuple(
       Row(
         kind=kind,
-        probe_few=Score(few.top1, few.top1_interval),
-        probe_all=Score(every.top1, every.top1_interval),
-        knn=Score(near.headline.top1, near.headline.top1_interval),
+        **{name: column.get(kind) for name, column in columns.items()},
         fingerprint=both.train.encoder_fingerprint,
       )
-    )
-  return Comparison(
-    rows=tuple(rows),
+      for kind, both in features.items()
+    ),
     labels_per_class=labels_per_class,
-    knn_k=near.headline.k,
-    num_train=every.num_train,
-    num_test=every.num_test,
-    num_classes=every.num_classes,
-    majority=every.majority,
+    knn_k=k,
+    num_train=len(first.train.labels),
+    num_test=len(first.test.labels),
+    num_classes=first.train.num_classes,
+    majority=float(np.bincount(first.test.labels).max())
+    / len(first.test.labels),
+    notes=tuple(notes),
   )
+
+
+def _column(
+  judge_fn: Callable[[EncoderFeatures], Score],
+  features: Mapping[str, EncoderFeatures],
+  title: str,
+  notes: list[str],
+) -> dict[str, Score]:
+  """Scores by kind; or none, and a note."""
+  try:
+    return {kind: judge_fn(both) for kind, both in features.items()}
+  except ValueError as error:
+    notes.append(f'No column for {title}: {error}.')
+    return {}
 
 
 def format_table(comparison: Comparison) -> str:
   """The comparison as text for a terminal."""
-  lines: list[tuple[str, ...]] = [('', *comparison.headings())]
-  for row in comparison.rows:
-    scores = (row.probe_few, row.probe_all, row.knn)
-    lines.append((TITLES[row.kind], *map(str, scores)))
+  columns = comparison.columns()
+  lines: list[tuple[str, ...]] = [('', *columns)]
+  for i, row in enumerate(comparison.rows):
+    scores = (str(column[i]) for column in columns.values())
+    lines.append((TITLES[row.kind], *scores))
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   text = ['   '.join(map(str.ljust, line, widths)) for line in lines]
   text.insert(1, '   '.join('-' * width for width in widths))
@@ -195,4 +243,5 @@ def format_table(comparison: Comparison) -> str:
     f'Top-1 on {comparison.num_test:,} held-out images, with 95 % intervals '
     f'over them; the commonest class alone gives {comparison.majority:.1%}.'
   )
+  text += comparison.notes
   return '\n'.join(line.rstrip() for line in text)

@@ -82,13 +82,15 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 def _table(comparison: comparison_lib.Comparison) -> str:
-  head = ''.join(f'<th>{html.escape(h)}</th>' for h in comparison.headings())
+  columns = comparison.columns()
+  head = ''.join(f'<th>{html.escape(heading)}</th>' for heading in columns)
+  notes = ''.join(f'<p>{html.escape(note)}</p>' for note in comparison.notes)
   lines = []
-  for row in comparison.rows:
+  for i, row in enumerate(comparison.rows):
     cells = ''.join(
-      f'<td>{score.top1:.1%} <span>{score.interval.low:.1%} to '
-      f'{score.interval.high:.1%}</span></td>'
-      for score in (row.probe_few, row.probe_all, row.knn)
+      f'<td>{column[i].top1:.1%} <span>{column[i].interval.low:.1%} to '
+      f'{column[i].interval.high:.1%}</span></td>'
+      for column in columns.values()
     )
     mark = ' class="ours"' if row.kind == 'checkpoint' else ''
     title = html.escape(comparison_lib.TITLES[row.kind])
@@ -98,5 +100,5 @@ def _table(comparison: comparison_lib.Comparison) -> str:
     f'<p>Top-1 accuracy on {comparison.num_test:,} held-out images, with 95 % '
     'intervals over them. The commonest class alone gives '
     f'{comparison.majority:.1%}.</p><div class="scroll"><table><tr>'
-    f'<th></th>{head}</tr>{"".join(lines)}</table></div>'
+    f'<th></th>{head}</tr>{"".join(lines)}</table></div>{notes}'
   )

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 
 import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax.evaluation import comparison
+from simclr_jax.evaluation import comparison, page
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.training import mesh as mesh_lib
 
@@ -69,11 +71,12 @@ def test_sizes_and_headings(compared):
   assert (compared.num_train, compared.num_test) == (TRAIN, TEST)
   assert compared.num_classes == CLASSES
   assert compared.majority == 0.25
-  assert compared.headings() == (
+  assert list(compared.columns()) == [
     'probe, 3 labels per class',
     'probe, all 240 labels',
     'kNN, k = 5',
-  )
+  ]
+  assert not compared.notes
 
 
 def test_json(compared):
@@ -90,10 +93,54 @@ def test_table_lines_up(compared):
   assert len(rows) == 2
   starts = [i for i in range(1, len(rule)) if rule[i - 1 : i + 1] == ' -']
   assert len(starts) == 3
-  for start, title in zip(starts, compared.headings(), strict=True):
+  for start, title in zip(starts, compared.columns(), strict=True):
     assert head[start:].startswith(title)
     assert all(row[start - 1] == ' ' and row[start] != ' ' for row in rows)
   score = compared.rows[1].probe_few
   assert f'{score.top1:.1%} [{score.interval.low:.1%}' in rows[1]
   assert '80 held-out images' in note
   assert '25.0%' in note
+
+
+def _take(features, rows):
+  return dataclasses.replace(
+    features,
+    h=features.h[rows],
+    z=features.z[rows],
+    labels=features.labels[rows],
+  )
+
+
+@pytest.mark.parametrize(
+  'num_train, ks, missing',
+  [
+    (CLASSES * 4, (5,), 'few labels'),  # 4 of a class, 5 are wanted
+    (TRAIN, (241, 300), 'kNN'),
+  ],
+)
+def test_an_impossible_column_is_left_out_and_says_why(num_train, ks, missing):
+  both = _both(4.0, 'a')
+  both = dataclasses.replace(both, train=_take(both.train, slice(num_train)))
+  config = config_lib.replace(
+    config_lib.Config(data=config_lib.DataConfig(name='d')),
+    probe={
+      'base_lrs': (0.1,),
+      'weight_decays': (0.0,),
+      'epochs': 5,
+      'num_bootstrap': 20,
+    },
+    knn={'ks': ks, 'num_bootstrap': 20},
+  )
+  found = comparison.compare(
+    {'checkpoint': both},
+    config,
+    labels_per_class=5,
+    mesh=mesh_lib.make_mesh(),
+  )
+  assert len(found.columns()) == 2
+  (note,) = found.notes
+  assert note.startswith(f'No column for {missing}: ')
+  text = comparison.format_table(found)
+  assert note in text
+  page_text = page.render('t', {}, [], comparison=found)
+  assert html.escape(note) in page_text and page_text.count('<th>') == 3
