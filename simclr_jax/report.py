@@ -10,7 +10,7 @@ passport; features are shared with the probe's and kNN's cache.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -93,28 +93,13 @@ def make_report(
   cache_dir = workdir / 'features'
   comparison = None
   if config.data.test_split:
-    test = data_lib.make_source(
-      config.data, config.data.test_split, workdir=os.fspath(workdir)
-    )
-    notes: tuple[str, ...] = ()
-    if train.num_classes and test.num_classes:
-      if too_large := _too_large_for_pixels((train, test), config):
-        notes = (too_large,)
-      else:
-        pixels = encoder_lib.make_raw_pixel_encoder(config, mesh=mesh)
-        encoders = {'raw_pixels': pixels, **encoders}
-    features = comparison_lib.extract_all(
-      encoders, train, test, config, cache_dir=cache_dir
-    )
-    if train.num_classes and test.num_classes:
-      comparison = comparison_lib.compare(
-        features, config, labels_per_class=labels_per_class, mesh=mesh
-      )
-      comparison = dataclasses.replace(
-        comparison, notes=(*notes, *comparison.notes)
-      )
-    pictures['neighbours'] = _neighbours(
-      features, train, test, config, mesh=mesh
+    comparison, pictures['neighbours'] = _judge_held_out(
+      encoders,
+      train,
+      config,
+      labels_per_class=labels_per_class,
+      mesh=mesh,
+      cache_dir=cache_dir,
     )
   elif train.num_examples > 1:
     among = {
@@ -141,6 +126,41 @@ def make_report(
     pictures,
     comparison=comparison,
   )
+
+
+def _judge_held_out(
+  encoders: Mapping[str, encoder_lib.Encoder],
+  train: data_lib.Source,
+  config: config_lib.Config,
+  *,
+  labels_per_class: int,
+  mesh: Mesh,
+  cache_dir: epath.Path,
+) -> tuple[comparison_lib.Comparison | None, page.Picture]:
+  """Table (None without labels) and nearest neighbours on the test split."""
+  test = data_lib.make_source(
+    config.data, config.data.test_split, workdir=os.fspath(cache_dir.parent)
+  )
+  labelled = bool(train.num_classes and test.num_classes)
+  notes: tuple[str, ...] = ()
+  if labelled:
+    features_lib.check_sources(train, test)
+    if too_large := _too_large_for_pixels((train, test), config):
+      notes = (too_large,)
+    else:
+      pixels = encoder_lib.make_raw_pixel_encoder(config, mesh=mesh)
+      encoders = {'raw_pixels': pixels, **encoders}
+  features = comparison_lib.extract_all(
+    encoders, train, test, config, cache_dir=cache_dir
+  )
+  picture = _neighbours(features, train, test, config, mesh=mesh)
+  if not labelled:
+    return None, picture
+  comparison = comparison_lib.compare(
+    features, config, labels_per_class=labels_per_class, mesh=mesh
+  )
+  notes = (*notes, *comparison.notes)
+  return dataclasses.replace(comparison, notes=notes), picture
 
 
 def _write(

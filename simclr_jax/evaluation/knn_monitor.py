@@ -45,7 +45,8 @@ class KnnMonitor:
       for split in (config.data.train_split, config.data.test_split)
     )
     self._bank = random_part(train, config.monitor.knn_max_bank)
-    features_lib.check_sources(self._bank, self._test)
+    # All of the training split: a few shared images could miss the bank.
+    features_lib.check_sources(train, self._test)
     _check_sizes(config, num_bank=self._bank.num_examples)
     self._config = config
     self._knn = dataclasses.replace(
