@@ -1,6 +1,6 @@
 """Crops alone learn colour; crops with colour distortion learn the content.
 
-  python benchmarks/color_shortcut.py --out=docs/results/color_shortcut
+  python -m benchmarks.color_shortcut --out=docs/results/color_shortcut
 
 The key claim of Chen et al. 2020, section 3.2, in miniature: two pretrainings
 that differ in nothing but colour distortion (configs/procedural.py), judged by
@@ -125,6 +125,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
 
 def main(argv: list[str]) -> None:
   """Runs every preset with every seed."""
+  del argv
   console.start()
   rows: list[dict[str, Any]] = []
   with tempfile.TemporaryDirectory() as folder:
@@ -135,13 +136,13 @@ def main(argv: list[str]) -> None:
         row = {'encoder': preset, 'seed': seed, **training}
         rows.append(row | judge(workdir, 'checkpoint'))
         logging.info('%s', rows[-1])
+      # The same network and images whichever preset's workdir names them.
       baseline = judge(workdir, 'random_init')
       rows.append({'encoder': 'random', 'seed': seed, **baseline})
   device = jax.devices()[0]
   result = {
     'benchmark': 'color_shortcut',
-    'command': 'python '
-    + ' '.join(['benchmarks/color_shortcut.py', *argv[1:]])
+    'command': 'python -m benchmarks.color_shortcut'
     + f' --seeds={",".join(_SEEDS.value)} --out={_OUT.value}'
     + (f' --duration={_DURATION.value!r}' if _DURATION.value else ''),
     'hardware': f'{jax.device_count()} x {device.device_kind}',

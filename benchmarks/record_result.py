@@ -1,7 +1,7 @@
 """Turns a finished run's report into a result to commit under docs/results.
 
   python -m simclr_jax.report --workdir=runs/NAME
-  python benchmarks/record_result.py --workdir=runs/NAME \
+  python -m benchmarks.record_result --workdir=runs/NAME \
     --out=docs/results/NAME --command='the command that pretrained'
 
 Writes into OUT: result.json (table, resolved config, data, hardware, software,
