@@ -25,10 +25,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/cifar10.py[:preset].'
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir',
-  None,
-  'Folder of checkpoints and metrics, local or gs://.',
-  required=True,
+  'workdir', None, 'Folder of checkpoints and metrics, local or gs://.'
 )
 flags.adopt_module_key_flags(console)
 
@@ -67,7 +64,7 @@ def main(argv: list[str]) -> int:
     config = config_lib.from_config_dict(_CONFIG.value)
     if console.DISTRIBUTED.value:
       jax.distributed.initialize()
-    outcome = run(config, _WORKDIR.value)
+    outcome = run(config, str(_WORKDIR.value))
   except ValueError as error:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
   except (failures.NonFiniteLoss, checkpoint.DamagedCheckpoint) as error:
@@ -76,5 +73,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('config')
+  flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main)
