@@ -1,0 +1,55 @@
+"""Numbers and links of the README are those of the files they come from."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = [
+  'README.md',
+  'CONTRIBUTING.md',
+  *(str(p.relative_to(ROOT)) for p in sorted((ROOT / 'docs').rglob('*.md'))),
+]
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_lead_somewhere(page):
+  path = ROOT / page
+  links = re.findall(r'\]\(([^)#]+)\)', path.read_text())
+  local = [link for link in links if '://' not in link]
+  missing = [link for link in local if not (path.parent / link).exists()]
+  assert not missing
+
+
+@pytest.mark.parametrize('page', ['README.md'])
+def test_named_files_exist(page):
+  text = (ROOT / page).read_text()
+  named = set(re.findall(r'`((?:configs|benchmarks|docs)/[\w/.]+\w)', text))
+  assert named
+  assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_readme_states_the_recorded_numbers():
+  result = json.loads(
+    (ROOT / 'docs/results/cifar10_cpu/result.json').read_text()
+  )
+  rows = {row['kind']: row for row in result['comparison']['rows']}
+  (line,) = [
+    line
+    for line in (ROOT / 'README.md').read_text().splitlines()
+    if line.startswith('| `configs/cifar10.py:cpu`')
+  ]
+  for row in rows.values():
+    for score in (row['probe_all'], row['knn']):
+      assert f'{100 * score["top1"]:.1f}' in line
+
+
+def test_readme_states_the_colour_shortcut():
+  path = ROOT / 'docs/results/color_shortcut.json'
+  rows = {r['encoder']: r for r in json.loads(path.read_text())['rows']}
+  text = (ROOT / 'README.md').read_text()
+  for row in rows.values():
+    assert f'{100 * row["class_top1"]:.1f} %' in text
+  assert f'{rows["crops"]["contrast_acc"]:.3f}' in text
