@@ -112,7 +112,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     )
   axes.axhline(12.5, color='#bbbbbb', linewidth=1, linestyle='--')
   axes.text(
-    0.01, 13.2, 'chance', color='#777777', transform=axes.get_yaxis_transform()
+    0.5, 14.5, 'chance', color='#777777', transform=axes.get_yaxis_transform()
   )
   axes.set_xlabel('colour readable from the features (held-out $R^2$)')
   axes.set_ylabel('shape: linear probe top-1 (%)')
