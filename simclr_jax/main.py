@@ -46,7 +46,7 @@ def make_evaluate_fn(run: run_lib.Run, workdir: str) -> loop.EvaluateFn | None:
   """Periodic kNN on the test split; None where the config asks for none."""
   if not run.resolved.knn_every_steps:
     return None
-  monitor = evaluation.KnnMonitor(run.config, workdir=workdir)
+  monitor = evaluation.KnnMonitor(run.config, workdir=workdir, train=run.source)
 
   def evaluate(run: run_lib.Run, state: TrainState) -> Mapping[str, float]:
     variables = {'params': state.params, 'batch_stats': state.model_state}

@@ -28,8 +28,19 @@ class KnnMonitor:
   same images every time, so that the curve shows the encoder and nothing else.
   """
 
-  def __init__(self, config: config_lib.Config, *, workdir: str | None = None):
-    """Opens both splits, so that what is missing is said before training.
+  def __init__(
+    self,
+    config: config_lib.Config,
+    *,
+    workdir: str | None = None,
+    train: Source | None = None,
+  ):
+    """Opens the splits, so that what is missing is said before training.
+
+    Args:
+      config: Of the run.
+      workdir: Where a folder scan is cached.
+      train: The training split, where the run has it open already.
 
     Raises:
       ValueError: If there is no test split or there are no labels, the bank
@@ -40,9 +51,12 @@ class KnnMonitor:
         'monitor.knn_every needs data.test_split: images to judge on that are '
         "not trained on; set it, or monitor.knn_every='0 steps'"
       )
-    train, self._test = (
-      data.make_source(config.data, split, workdir=workdir)
-      for split in (config.data.train_split, config.data.test_split)
+    if train is None:
+      train = data.make_source(
+        config.data, config.data.train_split, workdir=workdir
+      )
+    self._test = data.make_source(
+      config.data, config.data.test_split, workdir=workdir
     )
     self._bank = random_part(train, config.monitor.knn_max_bank)
     # All of the training split: a few shared images could miss the bank.
