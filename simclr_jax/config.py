@@ -43,10 +43,22 @@ class DataConfig:
       'train[:80%]' is a part, fixed by a hash of each picture's path.
     test_split: Held-out split for probe and kNN, same syntax; '' for none.
     image_size: Side of the square views and evaluation images, in pixels.
+    loader: Who reads, decodes and augments on the host: 'tf' (tf.data) or
+      'grain' (grain with OpenCV; needs no TensorFlow). Both give the same
+      examples in the same order with the same crops and amounts.
+    augment_on: Where views are made: 'host', 'hybrid' (the host decodes, crops
+      and resizes to uint8, the devices flip, change colours and blur) or
+      'device' (all of it, from pixels kept on the devices).
+    device_cache: For augment_on 'device', how the pixels lie: 'replicated',
+      'sharded' over the devices, or 'auto' (replicated where that fits).
+    canvas_size: For augment_on 'device', side in pixels of the square that
+      holds each image; larger images are shrunk to fit, keeping their aspect.
+      0 asks for images of one size and keeps it.
     max_bad_fraction: Share of unreadable files (0..1) from which on a folder
       is refused; below it they are counted, listed and skipped.
     num_workers: Parallel calls that read, decode and augment; 0 lets tf.data
-      choose.
+      choose. For loader 'grain' worker processes; 0 works in threads of this
+      process.
     prefetch_batches: Batches kept ready on the host.
   """
 
@@ -60,6 +72,10 @@ class DataConfig:
   train_split: str = 'train'
   test_split: str = 'test'
   image_size: int = 224
+  loader: str = 'tf'
+  augment_on: str = 'host'
+  device_cache: str = 'auto'
+  canvas_size: int = 0
   max_bad_fraction: float = 0.01
   num_workers: int = 0
   prefetch_batches: int = 2

@@ -17,7 +17,19 @@ from simclr_jax import durations
 if TYPE_CHECKING:
   from simclr_jax.config import Config
 
-DATA_SOURCES = ('tfds', 'folder', 'digits', 'procedural')
+DATA_SOURCES = (
+  'tfds',
+  'folder',
+  'parquet',
+  'arrays',
+  'digits',
+  'procedural',
+)
+PATH_SOURCES = {
+  'folder': 'a folder of pictures',
+  'parquet': 'a folder of Parquet files',
+  'arrays': 'an .npz file or a folder of arrays',
+}
 OBJECTIVES = ('simclr',)  # Keys of simclr_jax.objectives.OBJECTIVES.
 BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
 PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
@@ -132,6 +144,10 @@ def _check_data(check: _Checker) -> None:
   check.one_of('data.source', *DATA_SOURCES)
   check.one_of('data.labels_from', 'none', 'folders')
   check.within('data.image_size', 4)
+  check.one_of('data.loader', 'tf', 'grain')
+  check.one_of('data.augment_on', 'host', 'hybrid', 'device')
+  check.one_of('data.device_cache', 'auto', 'replicated', 'sharded')
+  check.within('data.canvas_size', 0)
   check.within('data.max_bad_fraction', 0, 1)
   check.within('data.num_workers', 0)
   check.within('data.prefetch_batches', 1)
@@ -141,10 +157,10 @@ def _check_data(check: _Checker) -> None:
       "source 'tfds' needs the name of a data set",
       given=['data.source'],
     )
-  if data.source == 'folder' and not data.path:
+  if data.source in PATH_SOURCES and not data.path:
     check.fail(
       'data.path',
-      "source 'folder' needs the path of a folder",
+      f'source {data.source!r} needs the path of {PATH_SOURCES[data.source]}',
       given=['data.source'],
     )
   _check_unread_data_fields(check)
@@ -176,16 +192,15 @@ def _check_unread_data_fields(check: _Checker) -> None:
       "data.source='tfds' or leave the name empty",
       given=['data.source'],
     )
-  if data.source == 'folder':
-    return
-  if data.path:
+  if data.path and data.source not in PATH_SOURCES:
     check.fail(
       'data.path',
-      f"is read by source 'folder' only, and data.source is {data.source!r}: "
-      "set data.source='folder' (as configs/folder.py does) or leave it empty",
+      f'is read by the sources {", ".join(map(repr, PATH_SOURCES))} only, and '
+      f'data.source is {data.source!r}: set it to one of them (as '
+      'configs/folder.py does) or leave the path empty',
       given=['data.source'],
     )
-  if data.labels_from == 'folders':
+  if data.labels_from == 'folders' and data.source != 'folder':
     check.fail(
       'data.labels_from',
       f"is read by source 'folder' only, and data.source is {data.source!r}, "

@@ -123,16 +123,6 @@ def color_jitter(
   return image
 
 
-def blur_radius(image_size: int) -> int:
-  """Taps on either side of the centre for square views of this size.
-
-  The official kernel size is image_size // 10, made odd as 2 * (size // 2) + 1
-  (data_util.py:random_blur and gaussian_blur): 23 taps at 224 px, 3 at 32 px,
-  one tap (no blur at all) below 20 px.
-  """
-  return image_size // 10 // 2
-
-
 def gaussian_blur(
   image: tf.Tensor, sigma: tf.Tensor, *, radius: int
 ) -> tf.Tensor:

@@ -106,6 +106,25 @@ def batch_words(seed: int, step: int | np.ndarray) -> np.ndarray:
   return _halves(_mix(_mix(_word(seed), _BATCH_STREAM), step))
 
 
+def whole(words: np.ndarray) -> np.ndarray:
+  """uint32 [..., 2] -> uint64 [...]: what `_halves` took apart."""
+  low, high = words[..., 0].astype(np.uint64), words[..., 1].astype(np.uint64)
+  return low | (high << np.uint64(32))
+
+
+def sequence(start: np.ndarray, places: np.ndarray) -> np.ndarray:
+  """Elements of the splitmix64 sequences that begin at `start`.
+
+  Args:
+    start: uint64 [...].
+    places: int [...], broadcast with `start`, each >= 0.
+
+  Returns:
+    uint64 [...].
+  """
+  return _mix(start, places)
+
+
 def _word(value: int | np.ndarray) -> np.ndarray:
   """uint64 array; Python integers may use all 64 bits."""
   if isinstance(value, int):

@@ -15,6 +15,9 @@ import numpy as np
 
 NO_LABEL = -1
 
+# Name -> array [b, ...] of one host's share of a batch.
+Batch = dict[str, np.ndarray]
+
 
 class Example(NamedTuple):
   """One example as stored.

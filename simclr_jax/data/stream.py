@@ -1,4 +1,4 @@
-"""Examples at given positions: read, decoded, mapped, batched in parallel."""
+"""A plan's examples through tf.data: read, decoded, mapped, batched."""
 
 from __future__ import annotations
 
@@ -8,64 +8,101 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax.data import reading, views
 from simclr_jax.data.lazy_tf import tf
-from simclr_jax.data.source import Example, Source
+from simclr_jax.data.plan import Plan
+from simclr_jax.data.source import Batch, Source
 
-Batch = dict[str, np.ndarray]
-# Local positions [k] -> example indices [k], then any words [k, 2].
-LocateFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+# (image uint8 [H, W, 3], decided [...]) -> {name: tensor} of one row.
+ImageFn = Callable[[Any, Any], dict[str, Any]]
 
-# Examples read by one call into Python: what a call costs is shared (measured
-# on CIFAR-10: 4 100 images per CPU second against 2 700 one by one, without
-# augmentation), while a batch still spreads over all workers.
-_CHUNK = 8
+# Examples read by one call into Python: what a call costs is shared, above all
+# that of the draws, while a batch still spreads over all workers.
+_CHUNK = 32
 
 
-def make_stream(
+def view_stream(
   source: Source,
-  locate: LocateFn,
+  plan: Plan,
   *,
-  to_row: Callable[..., Any],
   data: config_lib.DataConfig,
-  local: range,
-  rows: int,
+  augment: config_lib.AugmentConfig,
+  num_views: int,
 ) -> Iterator[Batch]:
-  """Batches of `rows` examples (the last may be shorter) as NumPy arrays.
-
-  Args:
-    source: Images.
-    locate: Says which example stands at a local position, with which words.
-    to_row: TensorFlow function (image uint8 [H, W, 3], label, index, words...)
-      -> dict of one row; no Python control flow over tensors.
-    data: Reads `num_workers` and `prefetch_batches`.
-    local: Positions to go through, in order.
-    rows: Batch of this host.
+  """Batches of 'views', 'label', 'index', see `pipeline.train_batches`.
 
   Raises:
     ValueError: While iterating, if an example cannot be read or decoded; with
       its index and name.
     RuntimeError: While iterating, if the pipeline fails otherwise.
   """
-  dataset = _make_dataset(
-    source, locate, to_row=to_row, data=data, local=local, rows=rows
-  )
-  return _name_errors(dataset, source, locate=locate, local=local, rows=rows)
+  side = data.image_size
+  view_fn = views.make_view_fn(augment, image_size=side, num_views=num_views)
+
+  def to_row(image: Any, view_draws: Any) -> dict[str, Any]:
+    made = view_fn(image, view_draws)
+    return {'views': tf.ensure_shape(made, [num_views, side, side, 3])}
+
+  return _make_stream(source, plan, to_row=to_row, data=data)
 
 
-def _name_errors(
-  dataset: Any, source: Source, *, locate: LocateFn, local: range, rows: int
+def crop_stream(
+  source: Source,
+  plan: Plan,
+  *,
+  data: config_lib.DataConfig,
+  augment: config_lib.AugmentConfig,
+  num_views: int,
 ) -> Iterator[Batch]:
+  """Batches of 'crops', 'draws', 'label', 'index', `pipeline.crop_batches`."""
+  side = data.image_size
+  crop_fn = views.make_crop_fn(augment, image_size=side, num_views=num_views)
+
+  def to_row(image: Any, view_draws: Any) -> dict[str, Any]:
+    made = crop_fn(image, view_draws)
+    made = tf.ensure_shape(made, [num_views, side, side, 3])
+    return {'crops': made, 'draws': view_draws}
+
+  return _make_stream(source, plan, to_row=to_row, data=data)
+
+
+def eval_stream(
+  source: Source,
+  plan: Plan,
+  *,
+  data: config_lib.DataConfig,
+  eval_config: config_lib.EvalConfig,
+) -> Iterator[Batch]:
+  """Batches of 'image', 'label', 'index'; the last may be short."""
+  side = data.image_size
+  eval_fn = views.make_eval_fn(eval_config, image_size=side)
+
+  def to_row(image: Any, box: Any) -> dict[str, Any]:
+    return {'image': tf.ensure_shape(eval_fn(image, box), [side, side, 3])}
+
+  return _make_stream(source, plan, to_row=to_row, data=data)
+
+
+def _make_stream(
+  source: Source, plan: Plan, *, to_row: ImageFn, data: config_lib.DataConfig
+) -> Iterator[Batch]:
+  return _name_errors(
+    _make_dataset(source, plan, to_row=to_row, data=data), source, plan
+  )
+
+
+def _name_errors(dataset: Any, source: Source, plan: Plan) -> Iterator[Batch]:
   """Batches as NumPy arrays; an error names the example it comes from."""
   iterator = dataset.as_numpy_iterator()
   # Order is deterministic, so what fails is in the next batch, or was read in
   # one chunk with its end.
-  for start in range(local.start, local.stop, rows):
+  for start in range(plan.local.start, plan.local.stop, plan.rows):
     try:
       batch = next(iterator)
     except tf.errors.OpError as error:
-      stop = min(start + rows + _CHUNK, local.stop)
-      for index in locate(np.arange(start, stop))[0]:
-        _check_readable(source, int(index))
+      stop = min(start + plan.rows + _CHUNK, plan.local.stop)
+      for at in range(start, stop):
+        _check_readable(source, plan, at)
       # Every example can be read: it is something else, or has gone away.
       raise RuntimeError(
         f'the input pipeline of {source.name} failed: {error.message}'
@@ -74,31 +111,32 @@ def _name_errors(
 
 
 def _make_dataset(
-  source: Source,
-  locate: LocateFn,
-  *,
-  to_row: Callable[..., Any],
-  data: config_lib.DataConfig,
-  local: range,
-  rows: int,
+  source: Source, plan: Plan, *, to_row: ImageFn, data: config_lib.DataConfig
 ) -> Any:
-  """tf.data.Dataset of batches of `rows` over local positions."""
-  read_chunk = _make_read_chunk(source, locate)
-  num_words = len(locate(np.array([local.start]))) - 1
-  dtypes = [tf.string, tf.int32, tf.int32, tf.int64] + num_words * [tf.uint32]
-  shapes = [[None], [None, 3], [None], [None]] + num_words * [[None, 2]]
+  """tf.data.Dataset of batches."""
+  decided = plan.decide(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+  dtypes = [tf.string, tf.int32, tf.int32, tf.int64, decided.dtype]
+  shapes = [[None], [None, 3], [None], [None], [None, *decided.shape[1:]]]
 
   def read(positions: Any) -> tuple[Any, ...]:
-    columns = tf.numpy_function(read_chunk, [positions], dtypes)
+    columns = tf.numpy_function(
+      lambda local: _to_columns(reading.read_chunk(source, plan, local)),
+      [positions],
+      dtypes,
+    )
     for column, shape in zip(columns, shapes, strict=True):
       column.set_shape(shape)
     return tuple(columns)
 
-  def to_decoded_row(content: Any, shape: Any, *rest: Any) -> Any:
+  def to_decoded_row(
+    content: Any, shape: Any, label: Any, index: Any, decided: Any
+  ) -> dict[str, Any]:
     if source.encoded:
-      return to_row(decode(content), *rest)
-    image = tf.reshape(tf.io.decode_raw(content, tf.uint8), shape)
-    return to_row(tf.ensure_shape(image, [None, None, 3]), *rest)
+      image = decode(content)
+    else:
+      image = tf.reshape(tf.io.decode_raw(content, tf.uint8), shape)
+      image = tf.ensure_shape(image, [None, None, 3])
+    return {**to_row(image, decided), 'label': label, 'index': index}
 
   options = tf.data.Options()
   options.deterministic = True
@@ -109,66 +147,43 @@ def _make_dataset(
   # The functions hold no Python control flow over tensors to convert.
   plainly = tf.autograph.experimental.do_not_convert
   return (
-    tf.data.Dataset.range(local.start, local.stop)
+    tf.data.Dataset.range(plan.local.start, plan.local.stop)
     .batch(_CHUNK)
     .map(plainly(read), num_parallel_calls=parallel)
     .unbatch()
     .map(plainly(to_decoded_row), num_parallel_calls=parallel)
-    .batch(rows)
+    .batch(plan.rows)
     .prefetch(data.prefetch_batches)
     .with_options(options)
   )
 
 
-def _make_read_chunk(
-  source: Source, locate: LocateFn
-) -> Callable[[np.ndarray], list[np.ndarray]]:
-  """Function for tf.numpy_function: local positions [k] -> columns.
+def _to_columns(chunk: reading.Chunk) -> list[np.ndarray]:
+  """What tf.numpy_function can carry.
 
-  Columns: bytes [k] (encoded, or the pixels of an array), int32 [k, 3] shapes
-  of arrays, int32 [k] labels, then those of `locate`.
+  Bytes [k] (encoded, or the pixels of an array), int32 [k, 3] shapes of arrays,
+  then labels, indices and what was decided.
   """
-
-  def read_chunk(positions: np.ndarray) -> list[np.ndarray]:
-    index, *words = locate(positions)
-    contents = np.empty(len(index), object)
-    shapes = np.zeros((len(index), 3), np.int32)
-    labels = np.empty(len(index), np.int32)
-    for row, i in enumerate(index.tolist()):
-      image, labels[row] = _read(source, i)
-      if isinstance(image, np.ndarray):
-        shapes[row] = image.shape
-        image = image.tobytes()
-      contents[row] = image
-    return [contents, shapes, labels, index, *words]
-
-  return read_chunk
+  contents = np.empty(len(chunk.images), object)
+  shapes = np.zeros((len(chunk.images), 3), np.int32)
+  for row, image in enumerate(chunk.images):
+    if isinstance(image, np.ndarray):
+      shapes[row] = image.shape
+      image = image.tobytes()
+    contents[row] = image
+  return [contents, shapes, chunk.labels, chunk.index, chunk.decided]
 
 
-def _read(source: Source, index: int) -> Example:
-  """Example, or a ValueError that names it."""
-  try:
-    return source.read(index)
-  except Exception as error:
-    raise ValueError(_describe_failure(source, index, error=error)) from error
-
-
-def _check_readable(source: Source, index: int) -> None:
+def _check_readable(source: Source, plan: Plan, position: int) -> None:
   """Raises a ValueError that names the example if it cannot be used."""
-  image, _ = _read(source, index)
+  chunk = reading.read_chunk(source, plan, np.array([position]))
   if source.encoded:
     try:
-      decode(tf.constant(image))
+      decode(tf.constant(chunk.images[0]))
     except tf.errors.OpError as error:
-      raise ValueError(_describe_failure(source, index, error=error)) from error
-
-
-def _describe_failure(source: Source, index: int, *, error: Exception) -> str:
-  reason = getattr(error, 'message', str(error))
-  return (
-    f'example {index} of {source.name} ({source.example_id(index)}) cannot be '
-    f'read: {type(error).__name__}: {reason}'
-  )
+      raise ValueError(
+        reading.describe_failure(source, int(chunk.index[0]), error=error)
+      ) from error
 
 
 def decode(encoded: Any) -> Any:

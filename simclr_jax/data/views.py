@@ -1,25 +1,22 @@
 """From a config to functions of one decoded image: its views, its eval form.
 
-`make_view_fn` and `make_eval_fn` read the config once, in Python: what has
-probability or strength 0 leaves no operation in the graph. Randomness is
-stateless. Each draw has a name and a seed of its own, made of the example's two
-words, the index of the view and that name, so a view depends on nothing but
-the example, the epoch and its index: not on hosts, workers or a restart.
+`make_view_fn`, `make_crop_fn` and `make_eval_fn` read the config once, in
+Python: what has probability or strength 0 leaves no operation in the graph.
+Nothing is random here: what a view looks like is drawn in `draws.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-import itertools
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import crops, ops
-from simclr_jax.data.draws import Draws
+from simclr_jax.data import crops, draws, ops
 from simclr_jax.data.lazy_tf import tf
 
-# (image, words, batch_words) -> views [V, H, W, 3].
-ViewFn = Callable[['tf.Tensor', 'tf.Tensor', 'tf.Tensor'], 'tf.Tensor']
-EvalFn = Callable[['tf.Tensor'], 'tf.Tensor']
+# (image, draws [V, 17]) -> views [V, H, W, 3].
+ViewFn = Callable[['tf.Tensor', 'tf.Tensor'], 'tf.Tensor']
+# (image, box [4]) -> image [H, W, 3].
+EvalFn = Callable[['tf.Tensor', 'tf.Tensor'], 'tf.Tensor']
 
 
 def make_view_fn(
@@ -33,30 +30,31 @@ def make_view_fn(
     num_views: Views of each image.
 
   Returns:
-    fn(image, words, batch_words) -> float32 [num_views, H, W, 3] in [0, 1], for
-    use inside tf.data. `image` is uint8 [H, W, 3] (or floating in [0, 1]) of
-    any, also unknown, size; `words` are the example's two uint32 or int32
-    words (`order.example_words`); `batch_words` two words common to all
-    examples of a step, read only where `blur_sigma_per` is 'batch'.
+    fn(image, view_draws) -> float32 [num_views, H, W, 3] in [0, 1], for use
+    inside tf.data. `image` is uint8 [H, W, 3] (or floating in [0, 1]) of any,
+    also unknown, size; `view_draws` its float32 [num_views, 17] of
+    `draws.draw_views`.
 
   Raises:
-    ValueError: If a setting would have no effect: a blur below 20 px, official
-      crops of less than a tenth of the image; or if there are no views.
+    ValueError: As `draws.check_augment`.
   """
-  _check(augment, image_size=image_size, num_views=num_views)
+  draws.check_augment(augment, image_size=image_size, num_views=num_views)
 
-  def view_fn(
-    image: tf.Tensor, words: tf.Tensor, batch_words: tf.Tensor
-  ) -> tf.Tensor:
+  def view_fn(image: tf.Tensor, view_draws: tf.Tensor) -> tf.Tensor:
     image = tf.convert_to_tensor(image)
     views = []
-    for index in range(num_views):
-      draws = Draws(words, f'view{index}')
-      batch_draws = Draws(batch_words, f'batch/view{index}')
-      view = _crop(image, draws, augment=augment, image_size=image_size)
-      view = _distort_color(view, draws, augment=augment)
-      view = _blur(view, draws, batch_draws, augment=augment)
-      view = _solarize(view, draws, augment=augment)
+    for packed in tf.unstack(view_draws, num=num_views):
+      drawn = draws.unpack(packed)
+      view = _crop(image, drawn, augment=augment, image_size=image_size)
+      if augment.flip_prob > 0:
+        view = _where(drawn.flip > 0, crops.flip, view)
+      view = _distort_color(view, drawn, augment=augment)
+      view = _blur(view, drawn, augment=augment)
+      if augment.solarize_prob > 0:
+        threshold = augment.solarize_threshold
+        view = _where(
+          drawn.solarize > 0, lambda x: ops.solarize(x, threshold), view
+        )
       views.append(view)
     return tf.stack(views)
 
@@ -64,201 +62,122 @@ def make_view_fn(
   return tf.autograph.experimental.do_not_convert(view_fn)
 
 
+def make_crop_fn(
+  augment: config_lib.AugmentConfig, *, image_size: int, num_views: int
+) -> ViewFn:
+  """The part of `make_view_fn` before the flip, for `augment_on='hybrid'`.
+
+  Returns:
+    fn(image, view_draws) -> uint8 [num_views, H, W, 3]: the resized crops,
+    limited to [0, 255] and rounded. That is where hybrid views differ from the
+    others: by at most half a level, and by the overshoot of bicubic resizing.
+
+  Raises:
+    ValueError: As `draws.check_augment`.
+  """
+  draws.check_augment(augment, image_size=image_size, num_views=num_views)
+
+  def crop_fn(image: tf.Tensor, view_draws: tf.Tensor) -> tf.Tensor:
+    image = tf.convert_to_tensor(image)
+    views = [
+      _crop(image, draws.unpack(packed), augment=augment, image_size=image_size)
+      for packed in tf.unstack(view_draws, num=num_views)
+    ]
+    return tf.cast(tf.round(ops.clip(tf.stack(views)) * 255), tf.uint8)
+
+  return tf.autograph.experimental.do_not_convert(crop_fn)
+
+
 def make_eval_fn(
   eval_config: config_lib.EvalConfig, *, image_size: int
 ) -> EvalFn:
   """Function that prepares one decoded image for evaluation.
 
-  Above 32 px the centre square of `crop_fraction` of the short side is resized
-  to image_size (official data_util.py:preprocess_for_eval). Up to 32 px the
-  whole centre square is: a CIFAR image passes as it is, and a larger or oblong
-  one, which the official code cannot take there, keeps its aspect.
-
   Args:
-    eval_config: Crop fraction and resize method.
+    eval_config: Resize method.
     image_size: Side of the result in pixels.
 
   Returns:
-    fn(image) -> float32 [image_size, image_size, 3] in [0, 1], of an image as
-    in `make_view_fn`.
+    fn(image, box) -> float32 [image_size, image_size, 3] in [0, 1], of an image
+    as in `make_view_fn` and the int32 [4] box that `boxes.eval_boxes` names.
   """
-  fraction = eval_config.crop_fraction if image_size > 32 else 1.0
 
-  def eval_fn(image: tf.Tensor) -> tf.Tensor:
-    image = tf.convert_to_tensor(image)
-    box = crops.centre_box(tf.shape(image)[:2], fraction=fraction)
+  def eval_fn(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     return ops.clip(
       crops.crop_and_resize(
-        image, box, size=image_size, method=eval_config.resize
+        tf.convert_to_tensor(image),
+        box,
+        size=image_size,
+        method=eval_config.resize,
       )
     )
 
   return tf.autograph.experimental.do_not_convert(eval_fn)
 
 
-def _check(
-  augment: config_lib.AugmentConfig, *, image_size: int, num_views: int
-) -> None:
-  """Refuses what would silently do nothing; the schema knows no image size."""
-  problems = []
-  if num_views < 1:
-    problems.append(f'num_views = {num_views}: must be at least 1')
-  if augment.blur_prob > 0 and ops.blur_radius(image_size) < 1:
-    problems.append(
-      f'augment.blur_prob = {augment.blur_prob:g} at image_size {image_size}: '
-      'below 20 px the blur has a single tap and changes nothing; set it to 0'
-    )
-  least = crops.OFFICIAL_MIN_OBJECT_COVERED
-  if augment.crop_sampler == 'official' and augment.crop_area[1] <= least:
-    problems.append(
-      f'augment.crop_area = {augment.crop_area!r}: the official sampler takes '
-      f'no area below {least:g}, so it would return the whole image every '
-      "time; raise the upper end or use crop_sampler='torchvision'"
-    )
-  if problems:
-    raise ValueError('\n'.join(problems))
-
-
 def _crop(
   image: tf.Tensor,
-  draws: Draws,
+  drawn: draws.ViewDraws,
   *,
   augment: config_lib.AugmentConfig,
   image_size: int,
 ) -> tf.Tensor:
-  """Random crop, resized and perhaps flipped; unclipped."""
+  """Crop, resized; unclipped."""
   box = None
   if augment.crop_sampler != 'none':
-    sample = {
-      'official': crops.official_box,
-      'torchvision': crops.torchvision_box,
-    }[augment.crop_sampler]
-    box = sample(
-      tf.shape(image)[:2],
-      draws.seed('crop'),
-      area=augment.crop_area,
-      aspect=augment.crop_aspect,
-    )
-  view = crops.crop_and_resize(
+    box = tf.cast(drawn.box, tf.int32)
+  return crops.crop_and_resize(
     image, box, size=image_size, method=augment.resize
-  )
-  return _sometimes(
-    crops.flip, view, draws=draws, name='flip', probability=augment.flip_prob
   )
 
 
 def _distort_color(
-  view: tf.Tensor, draws: Draws, *, augment: config_lib.AugmentConfig
+  view: tf.Tensor, drawn: draws.ViewDraws, *, augment: config_lib.AugmentConfig
 ) -> tf.Tensor:
-  """Jitter and grey, each with its probability; clipped to [0, 1]."""
+  """Jitter and grey; clipped to [0, 1]."""
   if augment.color_ops == 'torchvision':
     # torchvision resizes pictures of whole numbers, which cannot overshoot.
     view = ops.clip(view)
-  amounts = _draw_amounts(draws, augment)
-  if amounts:
-    view = _jitter(view, draws, augment=augment, amounts=amounts)
-  view = _sometimes(
-    ops.grayscale, view, draws=draws, name='gray', probability=augment.gray_prob
-  )
+  if names := draws.jitter_ops(augment):
+    random_order = augment.jitter_order == 'random' and len(names) > 1
+    places = tf.cast(drawn.order[: len(names)], tf.int32)
+    view = _where(
+      drawn.jitter > 0,
+      lambda image: ops.color_jitter(
+        image,
+        {name: getattr(drawn, name) for name in names},
+        color_ops=ops.make_color_ops(
+          augment.color_ops, augment.brightness_mode
+        ),
+        order=places if random_order else None,
+      ),
+      view,
+    )
+  if augment.gray_prob > 0:
+    view = _where(drawn.gray > 0, ops.grayscale, view)
   return ops.clip(view)
 
 
-def _jitter(
-  view: tf.Tensor,
-  draws: Draws,
-  *,
-  augment: config_lib.AugmentConfig,
-  amounts: dict[str, tf.Tensor],
-) -> tf.Tensor:
-  """The operations of `amounts` with their common probability."""
-  order = None
-  if augment.jitter_order == 'random' and len(amounts) > 1:
-    orders = tf.constant(list(itertools.permutations(range(len(amounts)))))
-    row = tf.cast(draws.uniform('order', 0, orders.shape[0]), tf.int32)
-    order = orders[row]
-  return _sometimes(
-    lambda image: ops.color_jitter(
-      image,
-      amounts,
-      color_ops=ops.make_color_ops(augment.color_ops, augment.brightness_mode),
-      order=order,
-    ),
-    view,
-    draws=draws,
-    name='jitter',
-    probability=augment.jitter_prob,
-  )
-
-
-def _draw_amounts(
-  draws: Draws, augment: config_lib.AugmentConfig
-) -> dict[str, tf.Tensor]:
-  """Amount of each jitter operation that can happen, by name.
-
-  Factors are uniform in [max(0, 1 - strength), 1 + strength), additive
-  brightness and hue in [-strength, strength).
-  """
-  amounts: dict[str, tf.Tensor] = {}
-  if augment.jitter_prob <= 0:
-    return amounts
-  for name in ('brightness', 'contrast', 'saturation', 'hue'):
-    strength = getattr(augment, name) * augment.jitter_strength
-    additive = name == 'hue' or (
-      name == 'brightness' and augment.brightness_mode == 'additive'
-    )
-    low = -strength if additive else max(0.0, 1 - strength)
-    high = strength if additive else 1 + strength
-    if strength > 0:
-      amounts[name] = draws.uniform(name, low, high)
-  return amounts
-
-
 def _blur(
-  view: tf.Tensor,
-  draws: Draws,
-  batch_draws: Draws,
-  *,
-  augment: config_lib.AugmentConfig,
+  view: tf.Tensor, drawn: draws.ViewDraws, *, augment: config_lib.AugmentConfig
 ) -> tf.Tensor:
-  """Gaussian blur with its probability."""
+  """Gaussian blur where a sigma was drawn."""
   if augment.blur_prob <= 0:
     return view
-  source = batch_draws if augment.blur_sigma_per == 'batch' else draws
-  sigma = source.uniform('blur_sigma', *augment.blur_sigma)
-  radius = ops.blur_radius(view.shape[0])
-  return _sometimes(
-    lambda image: ops.clip(ops.gaussian_blur(image, sigma, radius=radius)),
+  radius = draws.blur_radius(view.shape[0])
+  return _where(
+    drawn.blur_sigma > 0,
+    lambda image: ops.clip(
+      ops.gaussian_blur(image, drawn.blur_sigma, radius=radius)
+    ),
     view,
-    draws=draws,
-    name='blur',
-    probability=augment.blur_prob,
   )
 
 
-def _solarize(
-  view: tf.Tensor, draws: Draws, *, augment: config_lib.AugmentConfig
-) -> tf.Tensor:
-  """Solarization with its probability; stays in [0, 1] by itself."""
-  return _sometimes(
-    lambda image: ops.solarize(image, augment.solarize_threshold),
-    view,
-    draws=draws,
-    name='solarize',
-    probability=augment.solarize_prob,
-  )
-
-
-def _sometimes(
+def _where(
+  condition: tf.Tensor,
   change: Callable[[tf.Tensor], tf.Tensor],
   view: tf.Tensor,
-  *,
-  draws: Draws,
-  name: str,
-  probability: float,
 ) -> tf.Tensor:
-  """change(view) with the given probability; no operation where it is 0."""
-  if probability <= 0:
-    return view
-  return tf.cond(
-    draws.chance(name, probability), lambda: change(view), lambda: view
-  )
+  """change(view) if the condition holds, computed only then."""
+  return tf.cond(condition, lambda: change(view), lambda: view)

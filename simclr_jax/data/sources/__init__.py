@@ -9,11 +9,20 @@ from etils import epath
 
 from simclr_jax import config as config_lib
 from simclr_jax.data.source import Source
-from simclr_jax.data.sources import digits, folder, procedural, tfds_source
+from simclr_jax.data.sources import (
+  arrays,
+  digits,
+  folder,
+  parquet,
+  procedural,
+  tfds_source,
+)
 
 SOURCES: dict[str, Callable[..., Source]] = {
   'tfds': tfds_source.make,
   'folder': folder.make,
+  'parquet': parquet.make,
+  'arrays': arrays.make,
   'digits': digits.make,
   'procedural': procedural.make,
 }

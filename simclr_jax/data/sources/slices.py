@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import difflib
 import re
 
-_PATTERN = re.compile(r'(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?')
+_PATTERN = re.compile(r'([\w.]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?')
 
 
 def parse(split: str, sizes: Mapping[str, int]) -> tuple[str, range]:

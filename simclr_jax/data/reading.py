@@ -1,0 +1,73 @@
+"""Reading examples of a plan, and errors that name the example."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from simclr_jax.data import image_header
+from simclr_jax.data.plan import Plan
+from simclr_jax.data.source import Example, Source
+
+
+class Chunk(NamedTuple):
+  """Examples at some local positions, not decoded.
+
+  Attributes:
+    images: k encoded images or uint8 arrays [H, W, 3].
+    labels: int32 [k].
+    index: int64 [k], places in the source.
+    decided: What `Plan.decide` gives for them, [k, ...].
+  """
+
+  images: list[bytes | np.ndarray]
+  labels: np.ndarray
+  index: np.ndarray
+  decided: np.ndarray
+
+
+def read_chunk(source: Source, plan: Plan, local: np.ndarray) -> Chunk:
+  """Examples at local positions int64 [k].
+
+  Raises:
+    ValueError: If one cannot be read, or has no size in its header; it names
+      the example.
+  """
+  index = plan.locate(local)
+  images: list[bytes | np.ndarray] = []
+  labels = np.empty(len(index), np.int32)
+  sizes = np.empty((len(index), 2), np.int64)
+  for row, i in enumerate(index.tolist()):
+    image, labels[row] = read(source, i)
+    images.append(image)
+    sizes[row] = _image_size(source, i, image)
+  return Chunk(images, labels, index, plan.decide(local, sizes))
+
+
+def read(source: Source, index: int) -> Example:
+  """Example, or a ValueError that names it."""
+  try:
+    return source.read(index)
+  except Exception as error:
+    raise ValueError(describe_failure(source, index, error=error)) from error
+
+
+def describe_failure(source: Source, index: int, *, error: Exception) -> str:
+  """Sentence about an example that cannot be used."""
+  reason = getattr(error, 'message', str(error))
+  return (
+    f'example {index} of {source.name} ({source.example_id(index)}) cannot be '
+    f'read: {type(error).__name__}: {reason}'
+  )
+
+
+def _image_size(
+  source: Source, index: int, image: bytes | np.ndarray
+) -> tuple[int, int]:
+  if isinstance(image, np.ndarray):
+    return image.shape[0], image.shape[1]
+  try:
+    return image_header.image_size(image)
+  except ValueError as error:
+    raise ValueError(describe_failure(source, index, error=error)) from error

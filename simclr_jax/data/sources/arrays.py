@@ -1,0 +1,345 @@
+"""Pictures as uint8 arrays: an .npz file, or a folder of .npz or .npy files.
+
+  FILE.npz             images and labels (then all of it is 'train'), or
+                       train_images, train_labels, test_images, ...
+  FOLDER/train.npz     images and labels
+  FOLDER/train_images.npy, FOLDER/train_labels.npy
+
+Images are [n, H, W, 3], or [n, H, W] and [n, H, W, 1] grey, which become three
+equal channels. Labels are integers [n] or [n, 1], -1 for none; they may be
+left out. Files .npy are mapped into memory and so may be larger than it; an
+.npz is held in memory by every process that reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import os
+import pathlib
+import re
+from typing import NamedTuple
+import zipfile
+
+from etils import epath
+import numpy as np
+
+from simclr_jax import config as config_lib
+from simclr_jax.data import cache
+from simclr_jax.data.progress import Progress
+from simclr_jax.data.source import NO_LABEL, Example, Source
+from simclr_jax.data.sources import slices
+
+_VERSION = 1  # Raise when the fingerprint is computed differently.
+_NPY_SPLIT = re.compile(r'([\w.]+)_images\.npy')
+_KEY_SPLIT = re.compile(r'([\w.]+)_images')
+_HASHED = 64 << 20  # bytes at a time
+_SHOWN = 10  # entries of a list in a message
+
+
+class _Place(NamedTuple):
+  """Where an array is: `key` of an .npz, '' for an .npy."""
+
+  path: str
+  key: str = ''
+
+
+class _Split(NamedTuple):
+  images: _Place
+  labels: _Place | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+  """Images of a split; a copy for another process reads the file again.
+
+  Attributes:
+    place: Where the images are.
+    stamp: Size and time of the file when it was opened first.
+    part: Rows of the array.
+    labels: int64 [n] of the part.
+  """
+
+  place: _Place
+  stamp: tuple[int, int]
+  part: range
+  labels: np.ndarray
+
+  @functools.cached_property
+  def images(self) -> np.ndarray:
+    """uint8 [n, H, W, 3], or [n, H, W] or [n, H, W, 1], of the whole array."""
+    if _stamp(self.place.path) != self.stamp:
+      raise ValueError(
+        f'{self.place.path} has changed since this run opened it; start again'
+      )
+    return _load(self.place)
+
+  def __getstate__(self) -> dict[str, object]:
+    return {k: v for k, v in self.__dict__.items() if k != 'images'}
+
+  def read(self, i: int) -> Example:
+    """Example i; from any thread."""
+    image = self.images[self.part[i]]
+    if image.ndim == 2:
+      image = image[..., None]
+    if image.shape[-1] == 1:
+      image = np.repeat(image, 3, axis=-1)
+    return Example(np.asarray(image), int(self.labels[i]))
+
+  def example_id(self, i: int) -> str:
+    """File, key and row."""
+    name = os.path.basename(self.place.path)
+    key = f' {self.place.key}' if self.place.key else ''
+    return f'{name}{key} row {self.part[i]}'
+
+
+def make(
+  data: config_lib.DataConfig,
+  split: str,
+  *,
+  workdir: epath.PathLike | None = None,
+) -> Source:
+  """Source of a split of arrays, or of a part such as 'train[:80%]'.
+
+  Args:
+    data: Reads `path` and, because the classes of both splits are numbered
+      together, `train_split` and `test_split`; `label_key` '' ignores labels.
+    split: See the top of this file.
+    workdir: Where the fingerprint of a large array is kept.
+
+  Raises:
+    ValueError: If a file or split is missing or damaged, or arrays are of the
+      wrong type, shape or length.
+  """
+  splits = _find_splits(data.path)
+  name = split.split('[')[0].strip()
+  if name not in splits:
+    close = difflib.get_close_matches(name, splits, n=1)
+    hint = f' (did you mean {close[0]!r}?)' if close else ''
+    raise ValueError(
+      f'split {name!r} is not in {data.path}{hint}; it has '
+      f"{', '.join(splits)}, and parts such as 'train[:80%]'"
+    )
+  place = splits[name].images
+  images = _check_images(_load(place), place)
+  labels = _read_labels(splits[name], data=data, count=len(images))
+  _, part = slices.parse(split, {name: len(images)})
+  num_classes = _count_classes(splits, data=data, name=name, labels=labels)
+  labels = labels[part.start : part.stop]
+  if (labels == NO_LABEL).all():
+    num_classes = 0
+  pictures = _Pictures(place, _stamp(place.path), part, labels)
+  # Spares reading it a second time in this process.
+  pictures.__dict__['images'] = images
+  return Source(
+    name=os.path.join(data.path, split),
+    num_examples=len(part),
+    num_classes=num_classes,
+    encoded=False,
+    read=pictures.read,
+    example_id=pictures.example_id,
+    fingerprint=_fingerprint(pictures, num_classes, cache.folder(workdir)),
+  )
+
+
+def _find_splits(path: str) -> dict[str, _Split]:
+  """Splits by the names of files and keys."""
+  if '://' in path:
+    raise ValueError(
+      f'config.data.path = {path!r}: arrays must be local or mounted'
+    )
+  if os.path.isfile(path):
+    return _splits_of_npz(path)
+  if not os.path.isdir(path):
+    raise ValueError(
+      f'config.data.path = {path!r} is neither a folder nor an .npz file'
+    )
+  splits = {}
+  names = sorted(os.listdir(path))
+  for name in names:
+    full = os.path.join(path, name)
+    if match := _NPY_SPLIT.fullmatch(name):
+      labels = f'{match.group(1)}_labels.npy'
+      place = _Place(os.path.join(path, labels)) if labels in names else None
+      splits[match.group(1)] = _Split(_Place(full), place)
+    elif name.endswith('.npz'):
+      keys = _keys(full)
+      if 'images' not in keys:
+        raise ValueError(f'{full} has no array images; {_wanted(keys)}')
+      place = _Place(full, 'labels') if 'labels' in keys else None
+      splits[name.removesuffix('.npz')] = _Split(_Place(full, 'images'), place)
+  if not splits:
+    raise ValueError(
+      f'{path} has neither SPLIT.npz nor SPLIT_images.npy (SPLIT as in '
+      f'config.data.train_split); it holds {names[:_SHOWN]}'
+    )
+  return splits
+
+
+def _splits_of_npz(path: str) -> dict[str, _Split]:
+  keys = _keys(path)
+  splits = {
+    match.group(1): _Split(
+      _Place(path, key),
+      _Place(path, labels)
+      if (labels := f'{match.group(1)}_labels') in keys
+      else None,
+    )
+    for key in keys
+    if (match := _KEY_SPLIT.fullmatch(key))
+  }
+  if 'images' in keys:
+    labels_of_all = _Place(path, 'labels') if 'labels' in keys else None
+    splits.setdefault('train', _Split(_Place(path, 'images'), labels_of_all))
+  if not splits:
+    raise ValueError(f'{path} has no images; {_wanted(keys)}')
+  return splits
+
+
+def _wanted(keys: list[str]) -> str:
+  return (
+    'needed are images and labels, or train_images, train_labels, test_images '
+    f'and so on; its arrays are {keys[:_SHOWN]}'
+  )
+
+
+def _keys(path: str) -> list[str]:
+  try:
+    with (
+      open(path, 'rb') as handle,
+      np.load(handle, allow_pickle=False) as file,
+    ):
+      if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError('it holds one array, not several with names')
+      return list(file.files)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f'{path} is no .npz file: {error}') from error
+
+
+def _load(place: _Place) -> np.ndarray:
+  """The array, read-only; mapped into memory where it is an .npy."""
+  try:
+    if not place.key:
+      return np.load(place.path, mmap_mode='r', allow_pickle=False)
+    with (
+      open(place.path, 'rb') as handle,
+      np.load(handle, allow_pickle=False) as file,
+    ):
+      array = file[place.key]
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f'{_describe(place)} cannot be read: {error}') from error
+  array.flags.writeable = False
+  return array
+
+
+def _describe(place: _Place) -> str:
+  return f'{place.path}[{place.key!r}]' if place.key else place.path
+
+
+def _check_images(images: np.ndarray, place: _Place) -> np.ndarray:
+  found = f'{_describe(place)} is {images.dtype} {list(images.shape)}'
+  if images.dtype != np.uint8:
+    scale = ''
+    if images.dtype.kind == 'f':
+      scale = (
+        '; floats in [0, 1] become it by np.rint(255 * x).astype(np.uint8)'
+      )
+    raise ValueError(f'{found}; images must be uint8, 0 to 255{scale}')
+  shape = images.shape
+  if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+    raise ValueError(
+      f'{found}: channels come first (NCHW); write '
+      'images.transpose(0, 2, 3, 1), which is [n, H, W, 3]'
+    )
+  if not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))):
+    raise ValueError(
+      f'{found}; images must be [n, H, W, 3], or [n, H, W] for grey'
+    )
+  if not images.size:
+    raise ValueError(f'{found}: it is empty')
+  return images
+
+
+def _read_labels(
+  split: _Split, *, data: config_lib.DataConfig, count: int
+) -> np.ndarray:
+  """int64 [count], NO_LABEL where there are none."""
+  if split.labels is None or not data.label_key:
+    return np.full(count, NO_LABEL, np.int64)
+  labels = _load(split.labels)
+  found = f'{_describe(split.labels)} is {labels.dtype} {list(labels.shape)}'
+  if labels.dtype.kind not in 'iu':
+    raise ValueError(f'{found}; labels must be integers from 0 (-1 for none)')
+  if labels.ndim == 2 and labels.shape[1] == 1:
+    labels = labels[:, 0]
+  if labels.shape != (count,):
+    raise ValueError(f'{found}; there are {count} images, one label for each')
+  labels = np.asarray(labels, np.int64)
+  if labels.min() < NO_LABEL:
+    raise ValueError(
+      f'{found} and holds {labels.min()}; labels must be integers from 0 (-1 '
+      'for none)'
+    )
+  return labels
+
+
+def _count_classes(
+  splits: dict[str, _Split],
+  *,
+  data: config_lib.DataConfig,
+  name: str,
+  labels: np.ndarray,
+) -> int:
+  """Of this and both splits that the config names, so that they agree."""
+  largest = int(labels.max())
+  for other in (data.train_split, data.test_split):
+    key = other.split('[')[0].strip()
+    if key == name or key not in splits or not data.label_key:
+      continue
+    if place := splits[key].labels:
+      found = _load(place)
+      if found.size and found.dtype.kind in 'iu':
+        largest = max(largest, int(found.max()))
+  return largest + 1
+
+
+def _stamp(path: str) -> tuple[int, int]:
+  status = os.stat(path)
+  return status.st_size, status.st_mtime_ns
+
+
+def _fingerprint(
+  pictures: _Pictures, num_classes: int, folder: pathlib.Path
+) -> str:
+  """Hash of images, labels and their order.
+
+  Kept for files that do not change: hashing reads all of a large array.
+  """
+  images = pictures.images
+  parts = (
+    _VERSION,
+    os.path.abspath(pictures.place.path),
+    pictures.place.key,
+    pictures.stamp,
+    pictures.part,
+  )
+  key = hashlib.sha256(os.fsencode(repr(parts))).hexdigest()[:32]
+  path = folder / f'arrays_{key}.npz'
+  kept = cache.load(path)
+  if kept is None:
+    digest = hashlib.sha256(f'{images.shape[1:]}'.encode())
+    start, stop = pictures.part.start, pictures.part.stop
+    step = max(_HASHED * len(images) // images.nbytes, 1)
+    progress = Progress('Fingerprint of', stop - start)
+    for low in range(start, stop, step):
+      block = images[low : min(low + step, stop)]
+      digest.update(np.ascontiguousarray(block).tobytes())
+      progress.add(len(block))
+    kept = {'digest': np.frombuffer(digest.digest(), np.uint8)}
+    if images.nbytes > _HASHED:
+      cache.save(path, kept)
+  of_labels = hashlib.sha256(f'{num_classes}'.encode())
+  of_labels.update(kept['digest'].tobytes() + pictures.labels.tobytes())
+  return of_labels.hexdigest()

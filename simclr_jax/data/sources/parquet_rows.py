@@ -1,0 +1,102 @@
+"""Rows of a Parquet file: pictures, labels and names, checked.
+
+Every function names file and row in what it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from simclr_jax.data import plain_image
+from simclr_jax.data.source import NO_LABEL
+from simclr_jax.data.sources import parquet_schema
+
+_BATCH = 256  # rows decoded at a time
+
+
+def batches(path: str, columns: parquet_schema.Columns) -> Iterator[Any]:
+  """Record batches of the wanted columns; an error names the file."""
+  wanted = [columns.image, *filter(None, (columns.label, columns.id))]
+  file = parquet_schema.open_file(path)
+  arrow_error = parquet_schema.pyarrow().ArrowException
+  found = file.iter_batches(batch_size=_BATCH, columns=wanted)
+  while True:
+    try:
+      batch = next(found, None)
+    except (OSError, arrow_error) as error:
+      raise ValueError(
+        f'{path} is damaged: {error}; fetch or write it again'
+      ) from error
+    if batch is None:
+      return
+    yield batch
+
+
+def pictures(
+  batch: Any, path: str, *, start: int, columns: parquet_schema.Columns
+) -> list[bytes]:
+  """Encoded pictures of a batch.
+
+  Raises:
+    ValueError: If one is missing; `start` is the row of the first.
+  """
+  column = batch.column(columns.image)
+  paths: list[str | None] = [None] * len(column)
+  if columns.nested:
+    # Of a missing struct every field is missing.
+    kinds = [column.type.field(i).name for i in range(column.type.num_fields)]
+    fields = dict(zip(kinds, column.flatten(), strict=True))
+    column = fields['bytes']
+    if 'path' in fields:
+      paths = fields['path'].to_pylist()
+  found: list[bytes] = column.to_pylist()
+  for i, picture in enumerate(found):
+    if picture is None:
+      only = f' but the path {paths[i]!r} of a file' if paths[i] else ''
+      raise ValueError(
+        f'row {start + i} of {path} has no picture{only}: pictures must lie in '
+        f'the column {columns.image!r} itself (Hugging Face embeds them when '
+        'it writes Parquet by push_to_hub); for files use '
+        "config.data.source='folder'"
+      )
+  return found
+
+
+def examine(picture: bytes, checked: bool) -> tuple[bool, str]:
+  """Whether it is plain, and why it cannot be read ('' where it can)."""
+  if checked:
+    return True, ''
+  try:
+    return plain_image.inspect(picture).plain, ''
+  except MemoryError:
+    raise
+  # Pillow's decoders raise nearly every built-in exception for damaged data;
+  # each is a reason why this picture cannot be read, and is reported as such.
+  except Exception as error:
+    text = f'{type(error).__name__}: {error}'.split(' file <_io.')[0]
+    return False, ' '.join(text.split())
+
+
+def labels(
+  batch: Any, path: str, *, columns: parquet_schema.Columns
+) -> np.ndarray:
+  if not columns.label:
+    return np.full(batch.num_rows, NO_LABEL, np.int64)
+  values = batch.column(columns.label).to_pylist()
+  found = np.array([NO_LABEL if v is None else v for v in values], np.int64)
+  if len(found) and found.min() < NO_LABEL:
+    raise ValueError(
+      f'{path}: config.data.label_key = {columns.label!r} holds '
+      f'{found.min()}; labels must be integers from 0 (-1 for none)'
+    )
+  return found
+
+
+def names(batch: Any, columns: parquet_schema.Columns) -> list[bytes]:
+  if not columns.id:
+    return []
+  values = batch.column(columns.id).to_pylist()
+  return [str(v).encode('utf-8', 'backslashreplace') for v in values]
