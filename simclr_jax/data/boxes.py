@@ -92,12 +92,10 @@ def _official_attempts(
   height = lowest + _below(draws[..., 1], highest - lowest + 1)
   width = _round(height * ratio)
   # Rounding may have left the allowed areas by a little: one row more or less.
-  for change, outside in (
-    (1, lambda: height * width < least),
-    (-1, lambda: height * width > most),
-  ):
-    height = height + change * outside()
-    width = _round(height * ratio)
+  height = height + (height * width < least)
+  width = _round(height * ratio)
+  height = height - (height * width > most)
+  width = _round(height * ratio)
   covered = height * width
   fits = (
     (covered >= least)

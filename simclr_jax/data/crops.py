@@ -1,8 +1,9 @@
 """Cropping with resizing, and flipping, of one image in TensorFlow.
 
-A box is an int32 [4] of (top, left, height, width) in pixels, see `boxes.py`. Images are uint8
-[H, W, 3] (converted here) or float32 in [0, 1]; H and W may be unknown to the
-graph. Results are float32 and unclipped: bicubic resizing overshoots [0, 1].
+A box is an int32 [4] of (top, left, height, width) in pixels, see `boxes.py`.
+Images are uint8 [H, W, 3] (converted here) or float32 in [0, 1]; H and W may be
+unknown to the graph. Results are float32 and unclipped: bicubic resizing
+overshoots [0, 1].
 """
 
 from __future__ import annotations

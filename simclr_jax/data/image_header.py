@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
+import PIL
 from PIL import Image
 
 # Frames that state a size: SOF0 to SOF15 without DHT, JPG and DAC between them.
@@ -64,5 +65,5 @@ def _other_size(encoded: bytes) -> tuple[int, int]:
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       return image.height, image.width
-  except Image.UnidentifiedImageError as error:
+  except PIL.UnidentifiedImageError as error:
     raise ValueError('no known image format') from error

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import stream
 from simclr_jax.data import plan as plan_lib
+from simclr_jax.data import stream
 from simclr_jax.data.source import NO_LABEL, Batch, Source
 
 # `config.data.loader` -> the module with view_stream, crop_stream, eval_stream.

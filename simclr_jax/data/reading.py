@@ -17,13 +17,13 @@ class Chunk(NamedTuple):
   Attributes:
     images: k encoded images or uint8 arrays [H, W, 3].
     labels: int32 [k].
-    index: int64 [k], places in the source.
+    indices: int64 [k], places in the source.
     decided: What `Plan.decide` gives for them, [k, ...].
   """
 
   images: list[bytes | np.ndarray]
   labels: np.ndarray
-  index: np.ndarray
+  indices: np.ndarray
   decided: np.ndarray
 
 
@@ -34,15 +34,15 @@ def read_chunk(source: Source, plan: Plan, local: np.ndarray) -> Chunk:
     ValueError: If one cannot be read, or has no size in its header; it names
       the example.
   """
-  index = plan.locate(local)
+  indices = plan.locate(local)
   images: list[bytes | np.ndarray] = []
-  labels = np.empty(len(index), np.int32)
-  sizes = np.empty((len(index), 2), np.int64)
-  for row, i in enumerate(index.tolist()):
+  labels = np.empty(len(indices), np.int32)
+  sizes = np.empty((len(indices), 2), np.int64)
+  for row, i in enumerate(indices.tolist()):
     image, labels[row] = read(source, i)
     images.append(image)
     sizes[row] = _image_size(source, i, image)
-  return Chunk(images, labels, index, plan.decide(local, sizes))
+  return Chunk(images, labels, indices, plan.decide(local, sizes))
 
 
 def read(source: Source, index: int) -> Example:

@@ -171,7 +171,7 @@ def _to_columns(chunk: reading.Chunk) -> list[np.ndarray]:
       shapes[row] = image.shape
       image = image.tobytes()
     contents[row] = image
-  return [contents, shapes, chunk.labels, chunk.index, chunk.decided]
+  return [contents, shapes, chunk.labels, chunk.indices, chunk.decided]
 
 
 def _check_readable(source: Source, plan: Plan, position: int) -> None:
@@ -182,7 +182,7 @@ def _check_readable(source: Source, plan: Plan, position: int) -> None:
       decode(tf.constant(chunk.images[0]))
     except tf.errors.OpError as error:
       raise ValueError(
-        reading.describe_failure(source, int(chunk.index[0]), error=error)
+        reading.describe_failure(source, int(chunk.indices[0]), error=error)
       ) from error
 
 

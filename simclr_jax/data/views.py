@@ -40,6 +40,9 @@ def make_view_fn(
   """
   draws.check_augment(augment, image_size=image_size, num_views=num_views)
 
+  def solarize(view: tf.Tensor) -> tf.Tensor:
+    return ops.solarize(view, augment.solarize_threshold)
+
   def view_fn(image: tf.Tensor, view_draws: tf.Tensor) -> tf.Tensor:
     image = tf.convert_to_tensor(image)
     views = []
@@ -51,10 +54,7 @@ def make_view_fn(
       view = _distort_color(view, drawn, augment=augment)
       view = _blur(view, drawn, augment=augment)
       if augment.solarize_prob > 0:
-        threshold = augment.solarize_threshold
-        view = _where(
-          drawn.solarize > 0, lambda x: ops.solarize(x, threshold), view
-        )
+        view = _where(drawn.solarize > 0, solarize, view)
       views.append(view)
     return tf.stack(views)
 
