@@ -45,7 +45,12 @@ def test_pre_commit_runs_the_pinned_versions():
 def test_pins_satisfy_the_package():
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
   extras = project['optional-dependencies']
-  wanted = [*project['dependencies'], *extras['tf'], *extras['dev']]
+  wanted = [
+    *project['dependencies'],
+    *extras['tf'],
+    *extras['parquet'],
+    *extras['dev'],
+  ]
   pins = _all_pins()
   for requirement in map(Requirement, wanted):
     name = canonicalize_name(requirement.name)

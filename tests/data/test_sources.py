@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import data
+from simclr_jax import config_checks, data
 from simclr_jax.data.lazy_tf import tfds
 from simclr_jax.data.sources import procedural, slices
 
@@ -27,7 +27,7 @@ def test_every_source_passes_the_checks_of_the_schema():
     fields = {
       'source': source,
       'name': 'x' if source == 'tfds' else '',
-      'path': 'y' if source == 'folder' else '',
+      'path': 'y' if source in config_checks.PATH_SOURCES else '',
     }
     config_lib.replace(config_lib.Config(), data=fields)
 

@@ -19,9 +19,6 @@ import functools
 import hashlib
 import os
 import pathlib
-import re
-from typing import NamedTuple
-import zipfile
 
 from etils import epath
 import numpy as np
@@ -30,25 +27,10 @@ from simclr_jax import config as config_lib
 from simclr_jax.data import cache
 from simclr_jax.data.progress import Progress
 from simclr_jax.data.source import NO_LABEL, Example, Source
-from simclr_jax.data.sources import slices
+from simclr_jax.data.sources import arrays_layout, slices
 
 _VERSION = 1  # Raise when the fingerprint is computed differently.
-_NPY_SPLIT = re.compile(r'([\w.]+)_images\.npy')
-_KEY_SPLIT = re.compile(r'([\w.]+)_images')
 _HASHED = 64 << 20  # bytes at a time
-_SHOWN = 10  # entries of a list in a message
-
-
-class _Place(NamedTuple):
-  """Where an array is: `key` of an .npz, '' for an .npy."""
-
-  path: str
-  key: str = ''
-
-
-class _Split(NamedTuple):
-  images: _Place
-  labels: _Place | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +44,7 @@ class _Pictures:
     labels: int64 [n] of the part.
   """
 
-  place: _Place
+  place: arrays_layout.Place
   stamp: tuple[int, int]
   part: range
   labels: np.ndarray
@@ -74,7 +56,7 @@ class _Pictures:
       raise ValueError(
         f'{self.place.path} has changed since this run opened it; start again'
       )
-    return _load(self.place)
+    return arrays_layout.load(self.place)
 
   def __getstate__(self) -> dict[str, object]:
     return {k: v for k, v in self.__dict__.items() if k != 'images'}
@@ -113,7 +95,7 @@ def make(
     ValueError: If a file or split is missing or damaged, or arrays are of the
       wrong type, shape or length.
   """
-  splits = _find_splits(data.path)
+  splits = arrays_layout.find_splits(data.path)
   name = split.split('[')[0].strip()
   if name not in splits:
     close = difflib.get_close_matches(name, splits, n=1)
@@ -123,7 +105,7 @@ def make(
       f"{', '.join(splits)}, and parts such as 'train[:80%]'"
     )
   place = splits[name].images
-  images = _check_images(_load(place), place)
+  images = _check_images(arrays_layout.load(place), place)
   labels = _read_labels(splits[name], data=data, count=len(images))
   _, part = slices.parse(split, {name: len(images)})
   num_classes = _count_classes(splits, data=data, name=name, labels=labels)
@@ -144,102 +126,10 @@ def make(
   )
 
 
-def _find_splits(path: str) -> dict[str, _Split]:
-  """Splits by the names of files and keys."""
-  if '://' in path:
-    raise ValueError(
-      f'config.data.path = {path!r}: arrays must be local or mounted'
-    )
-  if os.path.isfile(path):
-    return _splits_of_npz(path)
-  if not os.path.isdir(path):
-    raise ValueError(
-      f'config.data.path = {path!r} is neither a folder nor an .npz file'
-    )
-  splits = {}
-  names = sorted(os.listdir(path))
-  for name in names:
-    full = os.path.join(path, name)
-    if match := _NPY_SPLIT.fullmatch(name):
-      labels = f'{match.group(1)}_labels.npy'
-      place = _Place(os.path.join(path, labels)) if labels in names else None
-      splits[match.group(1)] = _Split(_Place(full), place)
-    elif name.endswith('.npz'):
-      keys = _keys(full)
-      if 'images' not in keys:
-        raise ValueError(f'{full} has no array images; {_wanted(keys)}')
-      place = _Place(full, 'labels') if 'labels' in keys else None
-      splits[name.removesuffix('.npz')] = _Split(_Place(full, 'images'), place)
-  if not splits:
-    raise ValueError(
-      f'{path} has neither SPLIT.npz nor SPLIT_images.npy (SPLIT as in '
-      f'config.data.train_split); it holds {names[:_SHOWN]}'
-    )
-  return splits
-
-
-def _splits_of_npz(path: str) -> dict[str, _Split]:
-  keys = _keys(path)
-  splits = {
-    match.group(1): _Split(
-      _Place(path, key),
-      _Place(path, labels)
-      if (labels := f'{match.group(1)}_labels') in keys
-      else None,
-    )
-    for key in keys
-    if (match := _KEY_SPLIT.fullmatch(key))
-  }
-  if 'images' in keys:
-    labels_of_all = _Place(path, 'labels') if 'labels' in keys else None
-    splits.setdefault('train', _Split(_Place(path, 'images'), labels_of_all))
-  if not splits:
-    raise ValueError(f'{path} has no images; {_wanted(keys)}')
-  return splits
-
-
-def _wanted(keys: list[str]) -> str:
-  return (
-    'needed are images and labels, or train_images, train_labels, test_images '
-    f'and so on; its arrays are {keys[:_SHOWN]}'
+def _check_images(images: np.ndarray, place: arrays_layout.Place) -> np.ndarray:
+  found = (
+    f'{arrays_layout.describe(place)} is {images.dtype} {list(images.shape)}'
   )
-
-
-def _keys(path: str) -> list[str]:
-  try:
-    with (
-      open(path, 'rb') as handle,
-      np.load(handle, allow_pickle=False) as file,
-    ):
-      if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError('it holds one array, not several with names')
-      return list(file.files)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{path} is no .npz file: {error}') from error
-
-
-def _load(place: _Place) -> np.ndarray:
-  """The array, read-only; mapped into memory where it is an .npy."""
-  try:
-    if not place.key:
-      return np.load(place.path, mmap_mode='r', allow_pickle=False)
-    with (
-      open(place.path, 'rb') as handle,
-      np.load(handle, allow_pickle=False) as file,
-    ):
-      array = file[place.key]
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{_describe(place)} cannot be read: {error}') from error
-  array.flags.writeable = False
-  return array
-
-
-def _describe(place: _Place) -> str:
-  return f'{place.path}[{place.key!r}]' if place.key else place.path
-
-
-def _check_images(images: np.ndarray, place: _Place) -> np.ndarray:
-  found = f'{_describe(place)} is {images.dtype} {list(images.shape)}'
   if images.dtype != np.uint8:
     scale = ''
     if images.dtype.kind == 'f':
@@ -263,13 +153,14 @@ def _check_images(images: np.ndarray, place: _Place) -> np.ndarray:
 
 
 def _read_labels(
-  split: _Split, *, data: config_lib.DataConfig, count: int
+  split: arrays_layout.Split, *, data: config_lib.DataConfig, count: int
 ) -> np.ndarray:
   """int64 [count], NO_LABEL where there are none."""
   if split.labels is None or not data.label_key:
     return np.full(count, NO_LABEL, np.int64)
-  labels = _load(split.labels)
-  found = f'{_describe(split.labels)} is {labels.dtype} {list(labels.shape)}'
+  labels = arrays_layout.load(split.labels)
+  place = arrays_layout.describe(split.labels)
+  found = f'{place} is {labels.dtype} {list(labels.shape)}'
   if labels.dtype.kind not in 'iu':
     raise ValueError(f'{found}; labels must be integers from 0 (-1 for none)')
   if labels.ndim == 2 and labels.shape[1] == 1:
@@ -286,7 +177,7 @@ def _read_labels(
 
 
 def _count_classes(
-  splits: dict[str, _Split],
+  splits: dict[str, arrays_layout.Split],
   *,
   data: config_lib.DataConfig,
   name: str,
@@ -299,7 +190,7 @@ def _count_classes(
     if key == name or key not in splits or not data.label_key:
       continue
     if place := splits[key].labels:
-      found = _load(place)
+      found = arrays_layout.load(place)
       if found.size and found.dtype.kind in 'iu':
         largest = max(largest, int(found.max()))
   return largest + 1

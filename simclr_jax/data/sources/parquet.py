@@ -126,7 +126,7 @@ def make(
   return Source(
     name=os.path.join(data.path, split),
     num_examples=len(table.row),
-    num_classes=classes.count,
+    num_classes=classes.num_classes,
     encoded=True,
     read=table.read,
     example_id=table.example_id,
@@ -212,16 +212,18 @@ def _check_skipped(
 
 
 def _check_labels(table: _Table, classes: parquet_files.Classes) -> None:
-  if wrong := np.flatnonzero(table.label >= classes.count).tolist():
+  if wrong := np.flatnonzero(table.label >= classes.num_classes).tolist():
     i = wrong[0]
     raise ValueError(
       f'{table.example_id(i)} has label {table.label[i]}, but there are '
-      f'{classes.count} classes, from 0'
+      f'{classes.num_classes} classes, from 0'
     )
-  if classes.count:
-    absent = classes.count - len(np.unique(table.label[table.label >= 0]))
+  if classes.num_classes:
+    absent = classes.num_classes - len(np.unique(table.label[table.label >= 0]))
     if absent:
-      logging.info('%d of %d classes have no picture', absent, classes.count)
+      logging.info(
+        '%d of %d classes have no picture', absent, classes.num_classes
+      )
 
 
 def _fingerprint(

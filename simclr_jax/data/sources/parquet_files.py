@@ -30,7 +30,7 @@ class OpenFile(NamedTuple):
 class Classes(NamedTuple):
   """Classes of a data set; `names` is empty where the files have none."""
 
-  count: int
+  num_classes: int
   names: tuple[str, ...]
 
 

@@ -83,6 +83,11 @@ def examine(picture: bytes, checked: bool) -> tuple[bool, str]:
 def labels(
   batch: Any, path: str, *, columns: parquet_schema.Columns
 ) -> np.ndarray:
+  """int64 [k], NO_LABEL where a row has none.
+
+  Raises:
+    ValueError: If one is below NO_LABEL.
+  """
   if not columns.label:
     return np.full(batch.num_rows, NO_LABEL, np.int64)
   values = batch.column(columns.label).to_pylist()
@@ -96,6 +101,7 @@ def labels(
 
 
 def names(batch: Any, columns: parquet_schema.Columns) -> list[bytes]:
+  """Stored names in UTF-8; none at all where there is no such column."""
   if not columns.id:
     return []
   values = batch.column(columns.id).to_pylist()
