@@ -1,4 +1,4 @@
-"""What every command shares: a readable log and errors without a traceback."""
+"""What every command shares: log, compilation cache, errors in one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import traceback
 
 from absl import flags, logging
+
+from simclr_jax import compilation_cache
 
 DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
@@ -41,12 +43,13 @@ class _LibraryChatter(std_logging.Filter):
 
 
 def start() -> None:
-  """Sets up the log; call first in a command's main."""
+  """Sets up log and compilation cache; call first in a command's main."""
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   if not any(isinstance(f, _LibraryChatter) for f in handler.filters):
     handler.addFilter(_LibraryChatter())
+  compilation_cache.enable()
 
 
 def fail(error: BaseException, *, code: int) -> int:

@@ -5,6 +5,8 @@ import os
 # Before anything imports JAX or TensorFlow.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Commands would otherwise fill the cache folder of whoever runs the tests.
+os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')
 if 'xla_force_host_platform_device_count' not in os.environ.get(
   'XLA_FLAGS', ''
 ):

@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'simclr_jax'
 
 # A part may import parts of a lower rank, and itself.
 RANKS = {
+  'compilation_cache': 0,
   'config': 0,
   'config_checks': 0,
   'console': 0,
@@ -30,7 +31,14 @@ RANKS = {
   'importers': 5,
   'commands': 6,
 }
-ROOT_FILES = ('config', 'config_checks', 'console', 'durations', 'resolve')
+ROOT_FILES = (
+  'compilation_cache',
+  'config',
+  'config_checks',
+  'console',
+  'durations',
+  'resolve',
+)
 FORBIDDEN_PARTS = {'evaluation': ('objectives',)}
 TF_MODULES = ('tensorflow', 'tensorflow_datasets')
 FORBIDDEN_MODULES = {

@@ -43,6 +43,7 @@ def start(workdir, cache, *overrides):
     **os.environ,
     'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
     'JAX_PLATFORMS': 'cpu',
+    'JAX_ENABLE_COMPILATION_CACHE': 'true',
     'JAX_COMPILATION_CACHE_DIR': str(cache),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'PYTHONPATH': str(ROOT),
