@@ -13,7 +13,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
-from simclr_jax.data import order, pipeline, stream, views
+from simclr_jax.data import boxes, draws, order, pipeline, stream, views
 from simclr_jax.data.lazy_tf import tf
 from simclr_jax.data.source import Example, Source
 
@@ -100,19 +100,41 @@ def test_views_are_those_of_the_view_function(sigma_per):
   (batch,) = _train(
     source, data=data, augment=augment, start_step=5, num_steps=1
   )
+  arguments = {'image_size': 32, 'num_views': 2}
   view_fn = tf.function(
-    views.make_view_fn(augment, image_size=32, num_views=2), autograph=False
+    views.make_view_fn(augment, **arguments), autograph=False
   )
+  crop_fn = views.make_crop_fn(augment, **arguments)
+  (cropped,) = pipeline.crop_batches(
+    source,
+    data=data,
+    augment=augment,
+    batch_size=8,
+    seed=_SEED,
+    start_step=5,
+    num_steps=1,
+  )
+  np.testing.assert_array_equal(batch['index'], cropped['index'])
+  np.testing.assert_array_equal(batch['label'], cropped['label'])
   for row in range(8):
     index = int(batch['index'][row])
     epoch = (5 * 8 + row) // 22
-    want = view_fn(
-      source.read(index).image,
-      order.example_words(_SEED, epoch, index=index),
-      order.batch_words(_SEED, 5),
-    )
+    image = source.read(index).image
+    drawn = draws.draw_views(
+      augment,
+      order.example_words(_SEED, epoch, index=index)[None],
+      batch_words=order.batch_words(_SEED, 5)[None],
+      sizes=np.array([image.shape[:2]]),
+      num_views=2,
+    )[0]
+    np.testing.assert_array_equal(cropped['draws'][row], drawn)
     # The graph may fuse differently outside tf.data.
+    want = view_fn(image, drawn)
     np.testing.assert_allclose(batch['views'][row], want, atol=1e-5)
+    want = crop_fn(image, drawn).numpy().astype(int)
+    # Halves may round either way.
+    assert np.abs(cropped['crops'][row] - want).max() <= 1
+    assert (cropped['crops'][row] == want).mean() > 0.999
 
 
 def test_an_example_gets_new_views_each_epoch_and_seed():
@@ -192,7 +214,9 @@ def test_arrays_of_mixed_sizes():
   )
   eval_fn = views.make_eval_fn(config_lib.EvalConfig(), image_size=16)
   for n, image in enumerate(images):
-    np.testing.assert_allclose(batch['image'][n], eval_fn(image), atol=1e-6)
+    box = boxes.eval_boxes(image.shape[:2], crop_fraction=0.875, image_size=16)
+    want = eval_fn(image, box)
+    np.testing.assert_allclose(batch['image'][n], want, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -250,15 +274,22 @@ def test_an_error_while_decoding_names_the_example():
     _train(_memory(images, encoded=True), num_steps=2)
 
 
-def test_batches_before_the_error_still_come():
+@pytest.mark.parametrize(
+  ('bad', 'come'),
+  [
+    (_jpeg(50)[:300], 6),  # found when it is decoded
+    (b'nothing', 4),  # found when the chunk of 32 that it is in is read
+  ],
+)
+def test_batches_before_the_error_still_come(bad, come):
   images = [_jpeg(n) for n in range(64)]
-  images[50] = b'nothing'
+  images[50] = bad
   batches = pipeline.eval_batches(
     _memory(images, encoded=True),
     data=_DATA,
     eval_config=config_lib.EvalConfig(batch_size=8),
   )
-  for _ in range(5):
+  for _ in range(come):
     next(batches)
   with pytest.raises(ValueError, match='picture-50'):
     list(batches)
@@ -322,7 +353,9 @@ def test_evaluation_images_are_those_of_the_eval_function():
   )
   eval_fn = views.make_eval_fn(config_lib.EvalConfig(), image_size=16)
   for n in range(5):
-    want = eval_fn(source.read(n).image)
+    image = source.read(n).image
+    box = boxes.eval_boxes(image.shape[:2], crop_fraction=0.875, image_size=16)
+    want = eval_fn(image, box)
     np.testing.assert_allclose(batch['image'][n], want, atol=1e-6)
 
 
