@@ -19,7 +19,7 @@ import jax.numpy as jnp
 _EPSILON = 1e-12
 # Added to a probability inside a logarithm, as in the official
 # tf2/metrics.py:update_pretrain_metrics_train.
-_LOG_EPSILON = 1e-8
+LOG_EPSILON = 1e-8
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
@@ -76,7 +76,7 @@ def nt_xent(
       than two images; if temperature or scale is not allowed.
   """
   check_pairs(z_NxD, keys_NxD, temperature=temperature)
-  factor = _scale_factor(scale)
+  factor = scale_factor(scale)
   z_NxD, keys_NxD = at_least_float32(z_NxD), at_least_float32(keys_NxD)
   num_images = z_NxD.shape[0] // 2
   logits_NxN = similarities(z_NxD, keys_NxD) / temperature
@@ -93,7 +93,7 @@ def nt_xent(
   logits_BxB = logits_NxN.reshape(num_images, 2, -1)[:, 0, 1::2]
   metrics = {
     **_contrast_metrics(jax.lax.stop_gradient(logits_BxB)),
-    **_cosine_means(
+    **cosine_means(
       jax.lax.stop_gradient(z_NxD), jax.lax.stop_gradient(keys_NxD)
     ),
   }
@@ -115,7 +115,7 @@ def chance_loss(num_images: int, scale: str) -> float:
   """
   if num_images < 2:
     raise ValueError(f'num_images = {num_images}: must be at least 2')
-  return _scale_factor(scale) * math.log(2 * num_images - 1)
+  return scale_factor(scale) * math.log(2 * num_images - 1)
 
 
 def similarities(z_NxD: jax.Array, keys_NxD: jax.Array) -> jax.Array:
@@ -158,7 +158,17 @@ def check_pairs(
     raise ValueError(f'temperature = {temperature}: must be above 0')
 
 
-def _scale_factor(scale: str) -> float:
+def check_chunk_size(chunk_size: int) -> None:
+  """Raises a ValueError unless a chunk holds at least an image's two views."""
+  if chunk_size < 2:
+    raise ValueError(
+      f'chunk_size = {chunk_size}: must be at least 2, the two views of an '
+      'image, which a chunk of keys keeps together'
+    )
+
+
+def scale_factor(scale: str) -> float:
+  """1 for 'paper', 2 for 'official'; ValueError for anything else."""
   factors = {'paper': 1.0, 'official': 2.0}
   if scale not in factors:
     raise ValueError(
@@ -173,16 +183,14 @@ def _contrast_metrics(logits_BxB: jax.Array) -> dict[str, jax.Array]:
   num_images = logits_BxB.shape[0]
   correct_B = jnp.argmax(logits_BxB, axis=-1) == jnp.arange(num_images)
   probs_BxB = jax.nn.softmax(logits_BxB, axis=-1)
-  entropies_B = -jnp.sum(probs_BxB * jnp.log(probs_BxB + _LOG_EPSILON), axis=-1)
+  entropies_B = -jnp.sum(probs_BxB * jnp.log(probs_BxB + LOG_EPSILON), axis=-1)
   return {
     'contrast_acc': jnp.mean(correct_B, dtype=logits_BxB.dtype),
     'contrast_entropy': jnp.mean(entropies_B),
   }
 
 
-def _cosine_means(
-  z_NxD: jax.Array, keys_NxD: jax.Array
-) -> dict[str, jax.Array]:
+def cosine_means(z_NxD: jax.Array, keys_NxD: jax.Array) -> dict[str, jax.Array]:
   """Mean cosine of positives and of negatives, without the N x N cosines.
 
   Over all ordered pairs, sum of u_i . u_j = |sum of u_j|^2; taking off
