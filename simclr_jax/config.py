@@ -29,18 +29,25 @@ class DataConfig:
   """Where images come from.
 
   Attributes:
-    source: 'tfds', 'folder', 'digits' (scikit-learn's, no download) or
-      'procedural' (generated, with known invariances; for tests).
+    source: 'tfds', 'folder' (of pictures), 'parquet' (Hugging Face's files, or
+      those of `simclr_jax.prepare`), 'arrays' (.npz or .npy of uint8),
+      'digits' (scikit-learn's, no download) or 'procedural' (generated, with
+      known invariances; for tests).
     name: TFDS data set, e.g. 'imagenet2012' or 'imagenet2012_subset/1pct'.
     data_dir: TFDS data directory; '' is TFDS's own default.
-    path: Folder of images, for source 'folder'.
+    path: Folder of images for source 'folder', of Parquet files (or a single
+      one) for 'parquet', an .npz file or a folder of arrays for 'arrays'.
     labels_from: For source 'folder': 'none', or 'folders' to use the first
       folder level below `path` (below `path`/split for evaluation) as class.
-    image_key: TFDS feature that holds the image.
-    label_key: TFDS feature that holds the integer label; '' for none.
+    image_key: TFDS feature or Parquet column that holds the image; the default
+      also finds the column 'img'.
+    label_key: TFDS feature or Parquet column that holds the integer label; ''
+      for none. A Parquet file may lack the default where nothing else looks
+      like a label: it has none then.
     train_split: Split to pretrain on, in TFDS syntax ('train', 'train[:10%]').
       For a folder: a sub-folder of `path`, or '' for all of it; '[:80%]' or
-      'train[:80%]' is a part, fixed by a hash of each picture's path.
+      'train[:80%]' is a part, fixed by a hash of each picture's path. For
+      Parquet and arrays as the files are named; a part counts rows.
     test_split: Held-out split for probe and kNN, same syntax; '' for none.
     image_size: Side of the square views and evaluation images, in pixels.
     loader: Who reads, decodes and augments on the host: 'tf' (tf.data) or
@@ -54,8 +61,9 @@ class DataConfig:
     canvas_size: For augment_on 'device', side in pixels of the square that
       holds each image; larger images are shrunk to fit, keeping their aspect.
       0 asks for images of one size and keeps it.
-    max_bad_fraction: Share of unreadable files (0..1) from which on a folder
-      is refused; below it they are counted, listed and skipped.
+    max_bad_fraction: Share of unreadable pictures (0..1) from which on a folder
+      or Parquet split is refused; below it they are counted, listed and
+      skipped.
     num_workers: Parallel calls that read, decode and augment; 0 lets tf.data
       choose. For loader 'grain' worker processes; 0 works in threads of this
       process.

@@ -214,7 +214,7 @@ def _check_augment(check: _Checker) -> None:
   check.one_of('augment.resize', 'bicubic', 'bilinear')
   check.one_of('augment.jitter_order', 'random', 'fixed')
   check.one_of('augment.brightness_mode', 'multiplicative', 'additive')
-  check.one_of('augment.color_ops', 'official', 'torchvision')
+  check.one_of('augment.color_ops', 'official', 'torchvision', 'affine')
   check.one_of('augment.blur_sigma_per', 'image', 'batch')
   for name in ('flip', 'jitter', 'gray', 'blur', 'solarize'):
     check.within(f'augment.{name}_prob', 0, 1)

@@ -281,6 +281,16 @@ def test_the_table_covers_every_field_with_a_rule():
   'values,path',
   [
     ({'data': {'source': 'folder'}}, 'data.path'),
+    ({'data': {'source': 'parquet'}}, 'data.path'),
+    ({'data': {'source': 'arrays'}}, 'data.path'),
+    (
+      {'data': {'source': 'parquet', 'path': '/p', 'labels_from': 'folders'}},
+      'data.labels_from',
+    ),
+    (
+      {'data': {'source': 'arrays', 'path': '/p', 'train_split': ''}},
+      'data.train_split',
+    ),
     (
       {'data': {'source': 'folder', 'path': '/p', 'name': 'cifar10'}},
       'data.name',
@@ -318,6 +328,8 @@ def test_impossible_combination(values, path):
 def test_possible_neighbours_of_the_combinations():
   for values in (
     {'data': {'source': 'folder', 'path': '/p', 'train_split': ''}},
+    {'data': {'source': 'parquet', 'path': '/p'}},
+    {'data': {'source': 'arrays', 'path': '/p.npz'}},
     {'data': {'source': 'digits'}},
     {'data': {'source': 'digits', 'name': 'digits'}},
     {'data': {'source': 'folder', 'path': '/p', 'labels_from': 'folders'}},

@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 
 TESTS = pathlib.Path(__file__).resolve().parent
 
@@ -45,7 +46,7 @@ def test_presets_are_possible_and_unknown_ones_are_named(path):
   assert module.get_config() in map(module.get_config, module.PRESETS)
   for preset in module.PRESETS:
     values = module.get_config(preset)
-    if values.data.source == 'folder':
+    if values.data.source in config_checks.PATH_SOURCES:
       # The one thing that only the user knows; without it, the error says so.
       with pytest.raises(ValueError, match='config.data.path'):
         config_lib.from_config_dict(values)

@@ -22,6 +22,7 @@ RANKS = {
   'durations': 0,
   'resolve': 0,
   'data': 1,
+  'augmentation': 2,
   'models': 1,
   'losses': 1,
   'objectives': 2,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import functools
+import math
 
+from simclr_jax.data import color_matrices
+from simclr_jax.data.color_matrices import LUMA
 from simclr_jax.data.lazy_tf import tf
-
-# ITU-R 601 luma to four digits, as TensorFlow and torchvision have it.
-LUMA = (0.2989, 0.587, 0.114)
 
 # An image and an amount -> an image.
 ColorOp = Callable[['tf.Tensor', 'tf.Tensor'], 'tf.Tensor']
@@ -66,6 +66,15 @@ def hue(image: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
   return tf.image.adjust_hue(image, delta)
 
 
+def yiq_hue(image: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+  """A turn in the YIQ plane, `color_matrices.hue_matrix`; approximate."""
+  angle = 2 * math.pi * delta
+  keep, cosine, sine = color_matrices.HUE_PARTS.swapaxes(1, 2)
+  return _mix_channels(
+    image, keep + tf.cos(angle) * cosine + tf.sin(angle) * sine
+  )
+
+
 def make_color_ops(kind: str, brightness_mode: str) -> dict[str, ColorOp]:
   """The four jitter operations by name, in torchvision's fixed order.
 
@@ -77,15 +86,16 @@ def make_color_ops(kind: str, brightness_mode: str) -> dict[str, ColorOp]:
     'multiplicative': multiply_brightness,
     'additive': add_brightness,
   }[brightness_mode]
-  contrast, saturation = {
-    'official': (channel_contrast, hsv_saturation),
-    'torchvision': (gray_contrast, gray_saturation),
+  contrast, saturation, turn_hue = {
+    'official': (channel_contrast, hsv_saturation, hue),
+    'torchvision': (gray_contrast, gray_saturation, hue),
+    'affine': (channel_contrast, gray_saturation, yiq_hue),
   }[kind]
   return {
     'brightness': brightness,
     'contrast': contrast,
     'saturation': saturation,
-    'hue': hue,
+    'hue': turn_hue,
   }
 
 

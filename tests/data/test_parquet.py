@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import fcntl
 import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import cloudpickle
 import numpy as np
@@ -423,9 +425,12 @@ def test_second_start_converts_nothing(folder, monkeypatch):
 def test_changed_file_is_converted_again(folder):
   old = _make(folder)
   path = folder / 'data' / 'train-00000-of-00003.parquet'
-  _write(path, PICTURES[8:12], [0, 1, 2, 0])
+  size = path.stat().st_size
+  # Of the same size: only its time says that it is another.
+  _write(path, [PICTURES[i] for i in (1, 0, 3, 2)], [0, 1, 2, 0])
+  assert path.stat().st_size == size
   os.utime(path, ns=(1, 1))
-  assert _images(_make(folder))[:4] == PICTURES[8:12]
+  assert _images(_make(folder))[:4] == [PICTURES[i] for i in (1, 0, 3, 2)]
   # What is open keeps what it had.
   assert _images(old) == PICTURES[:9]
 
@@ -504,20 +509,29 @@ def test_travels_to_another_process(folder):
   assert run.stdout.strip() == str([len(p) for p in PICTURES[:9]])
 
 
-def test_processes_convert_together(folder):
-  """Two at once: one waits for the other, both read the same."""
-  code = (
-    'import sys\n'
-    'from simclr_jax import config, data\n'
-    f'c = config.DataConfig(source="parquet", path={str(folder)!r})\n'
-    'print(data.make_source(c, "train").fingerprint)'
-  )
-  runs = [
-    subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
-    for _ in range(2)
-  ]
-  outputs = {run.communicate()[0] for run in runs}
-  assert outputs == {f'{_make(folder).fingerprint}\n'.encode()}
+def test_who_comes_second_waits_and_converts_nothing(tmp_path, monkeypatch):
+  _write(tmp_path / 'train.parquet', PICTURES)
+  flock, write_blob = fcntl.flock, parquet_blob._write_blob
+  waits, calls = threading.Event(), []
+  other = threading.Thread(target=_make, args=(tmp_path,))
+
+  def watched_flock(file, operation):
+    if threading.current_thread() is other:
+      waits.set()
+    flock(file, operation)
+
+  def slow_write_blob(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 1:
+      other.start()
+      waits.wait(10)
+    return write_blob(*args, **kwargs)
+
+  monkeypatch.setattr(parquet_blob.fcntl, 'flock', watched_flock)
+  monkeypatch.setattr(parquet_blob, '_write_blob', slow_write_blob)
+  assert _images(_make(tmp_path)) == PICTURES
+  other.join()
+  assert len(calls) == 1
 
 
 def test_empty_file_among_others(folder):
