@@ -13,13 +13,14 @@ import sys
 
 import numpy as np
 from PIL import Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
 from simclr_jax import prepare
-from simclr_jax.data import parquet_writer
+from simclr_jax.data import parquet_writer, plain_image
 from simclr_jax.data.source import Example, Source
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -309,6 +310,41 @@ def test_bytes_that_a_source_calls_plain_stay(pictures, tmp_path):
   assert found.read(0) == Example(rotated, 1)
   # Without names the number of classes is kept all the same.
   assert (found.num_classes, found.class_names) == (2, ())
+
+
+def test_files_that_another_program_has_changed_are_not_believed(
+  pictures, tmp_path
+):
+  prepared = _run(_config(source='digits'), tmp_path / 'out').data
+  path = tmp_path / 'out' / 'data' / 'test-00000-of-00001.parquet'
+  table = pq.read_table(path)
+  rows = table.column('image').to_pylist()
+  rows[7]['bytes'] = (pictures / 'train' / 'ant' / 'c.jpg').read_bytes()
+  column = pa.array(rows, table.schema.field('image').type)
+  # The schema's metadata say still that everything was checked.
+  changed = table.set_column(0, table.schema.field('image'), column)
+  pq.write_table(changed, path)
+  image = data_lib.make_source(prepared, 'test').read(7).image
+  assert _pixels(image).shape == (14, 9, 3)  # rotated as EXIF says
+  # And so does the digest of what was there.
+  keys = pq.ParquetFile(path).schema_arrow.metadata
+  with pq.ParquetWriter(path, changed.schema) as writer:
+    writer.write_table(changed)
+    writer.add_key_value_metadata({'simclr_jax_pictures': '0' * 64})
+  assert b'simclr_jax' in keys
+  with pytest.raises(ValueError, match='was changed after simclr_jax.prepare'):
+    data_lib.make_source(prepared, 'test')
+  # Labels may be left unread.
+  data = config_lib.replace(
+    config_lib.Config(data=prepared), data={'label_key': ''}
+  ).data
+  assert data_lib.make_source(data, 'train').num_classes == 0
+
+
+def test_prepared_pictures_are_not_decoded_again(tmp_path, monkeypatch):
+  prepared = _run(_config(source='digits'), tmp_path / 'out').data
+  monkeypatch.setattr(plain_image, 'inspect', None)
+  assert data_lib.make_source(prepared, 'train').num_examples == 1442
 
 
 def test_missing_files_are_noticed(tmp_path):

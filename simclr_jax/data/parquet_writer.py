@@ -3,7 +3,8 @@
 Columns: image, struct<bytes: binary, path: string>; label, int64, where there
 are labels; id, the example's name. The class names are in the schema's metadata
 as Hugging Face's ClassLabel. Beside it, under the key 'simclr_jax', stand the
-source's fingerprint, the number of pictures, and that all have been decoded.
+source's fingerprint, the number of pictures, and that all have been decoded,
+which a reader believes where the file's digest is that of its pictures.
 
 A picture that the source gives as encoded bytes is stored as those bytes,
 whatever comes as pixels (arrays, and the BMP of `plain_image.py`) as PNG. Pages
@@ -112,6 +113,7 @@ def write(
     with _open_writer(parts[-1], schema) as writer:
       size = count = 0
       group: list[_Row] = []
+      of_file: list[tuple[int, int]] = []
       group_bytes = 0
       while pending is not None:
         digest.add(pending.picture, pending.label, pending.name)
@@ -122,9 +124,14 @@ def write(
         full = size >= shard_bytes or count == shard_rows or pending is None
         if full or group_bytes >= _GROUP_BYTES or len(group) == _GROUP_ROWS:
           writer.write_table(_table(group, schema))
+          of_file.extend((len(r.picture), zlib.crc32(r.picture)) for r in group)
           group, group_bytes = [], 0
         if full:
           break
+      sizes, crcs = np.array(of_file).T
+      writer.add_key_value_metadata(
+        {parquet_schema.PICTURES_KEY: parquet_rows.digest(sizes, crcs)}
+      )
   paths = []
   for number, part in enumerate(parts):
     name = f'{split}-{number:05d}-of-{len(parts):05d}.parquet'

@@ -259,12 +259,27 @@ def _write_blob(
     out.flush()
     os.fsync(out.fileno())
   arrays = {name: np.concatenate(part) for name, part in parts.items()}
+  if columns.checked:
+    _check_unchanged(path, arrays['sizes'], arrays['crcs'])
   texts = '\0'.join(reasons.values()).encode('utf-8', 'backslashreplace')
   return arrays | {
     'bad_rows': np.array(list(reasons), np.int64),
     'reasons': np.frombuffer(texts, np.uint8),
     'names': np.frombuffer(b''.join(names), np.uint8),
   }
+
+
+def _check_unchanged(path: str, sizes: np.ndarray, crcs: np.ndarray) -> None:
+  """Raises if these are not the pictures that `prepare` has decoded."""
+  with parquet_schema.open_file(path) as file:
+    stored = file.metadata.metadata[parquet_schema.PICTURES_KEY].decode()
+  if stored != parquet_rows.digest(sizes, crcs):
+    raise ValueError(
+      f'{path} was changed after simclr_jax.prepare wrote it: its pictures are '
+      'not those that were checked then; prepare the data set again, or remove '
+      f'the key {parquet_schema.METADATA_KEY.decode()!r} from the metadata of '
+      'the schema, so that they are checked anew'
+    )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from simclr_jax import config as config_lib
 
 METADATA_KEY = b'simclr_jax'
+PICTURES_KEY = b'simclr_jax_pictures'  # Of a file: their digest.
 HUGGING_FACE_KEY = b'huggingface'
 ID_COLUMN = 'id'
 _DEFAULTS = config_lib.DataConfig()
@@ -34,7 +35,8 @@ class Columns(NamedTuple):
     class_names: One per class, or empty where the schema has none.
     num_classes: As the file promises; 0 where it does not.
     num_examples: Rows of the whole split, as promised; 0 where not.
-    checked: Every picture was decoded when it was written, and is plain.
+    checked: Every picture was decoded when it was written, and is plain; the
+      digest in the file's metadata says which pictures those were.
   """
 
   image: str
@@ -97,7 +99,7 @@ def find_columns(
     ValueError: If the image or label column is missing or of a type that is
       none.
   """
-  schema = file.schema_arrow
+  schema, in_file = file.schema_arrow, file.metadata.metadata or {}
   features = _features(schema, path)
   ours = _metadata(schema, METADATA_KEY, path)
   image, nested = _find_image(schema, path, data=data)
@@ -111,7 +113,8 @@ def find_columns(
     class_names=names,
     num_classes=len(names) or (int(ours.get('num_classes', 0)) if label else 0),
     num_examples=int(ours.get('num_examples', 0)),
-    checked=bool(ours.get('checked')),
+    # A program that writes the file anew drops its digest.
+    checked=bool(ours.get('checked')) and PICTURES_KEY in in_file,
   )
 
 
