@@ -213,6 +213,11 @@ class OptimConfig:
   """Optimizer and learning-rate schedule.
 
   Attributes:
+    implementation: 'plain' (all logits at once), 'chunked' (never holds them),
+      'ring' (never gathers the keys either) or 'auto' (by the memory that each
+      would need; see `simclr_jax.loss_choice`). The same loss and gradient.
+    chunk_size: Keys (rows of z) compared at a time on each device by 'chunked'
+      and 'ring'; 0 chooses.
     name: 'lars', 'sgd', 'adam' (decay added to the gradient) or 'adamw'. With
       the other defaults 'sgd' and 'adam' are not the official code's 'momentum'
       and 'adam': those decay biases too (decay_exclude=('batch_norm',)), and

@@ -31,6 +31,7 @@ PATH_SOURCES = {
   'arrays': 'an .npz file or a folder of arrays',
 }
 OBJECTIVES = ('simclr',)  # Keys of simclr_jax.objectives.OBJECTIVES.
+LOSS_IMPLEMENTATIONS = ('auto', 'plain', 'chunked', 'ring')
 BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
 PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
 
@@ -273,6 +274,8 @@ def _check_training(check: _Checker) -> None:
   check.one_of('loss.scale', 'official', 'paper')
   check.one_of('optim.name', 'lars', 'sgd', 'adam', 'adamw')
   check.positive('optim.base_lr')
+  check.one_of('loss.implementation', *LOSS_IMPLEMENTATIONS)
+  _check_loss_chunks(check)
   check.one_of('optim.lr_scaling', 'linear', 'sqrt', 'none')
   check.one_of('optim.schedule', 'cosine', 'constant', 'step')
   check.duration('optim.warmup', zero=True)
@@ -308,6 +311,22 @@ def _check_training(check: _Checker) -> None:
 
 def _check_best_metric(check: _Checker) -> None:
   """The metric that picks the best checkpoint must be measured."""
+def _check_loss_chunks(check: _Checker) -> None:
+  chunk_size = check.config.loss.chunk_size
+  if chunk_size < 0 or chunk_size == 1:
+    check.fail(
+      'loss.chunk_size',
+      'must be at least 2, the two views of an image, or 0, which chooses',
+    )
+  if chunk_size > 0 and check.config.loss.implementation == 'plain':
+    check.fail(
+      'loss.chunk_size',
+      "is read by 'chunked' and 'ring', and loss.implementation is 'plain', "
+      'which holds all logits at once: leave it 0 or change that',
+      given=['loss.implementation'],
+    )
+
+
   config = check.config
   try:
     never_knn = durations.parse(config.monitor.knn_every).amount == 0

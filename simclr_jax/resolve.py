@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from simclr_jax import config as config_lib
-from simclr_jax import durations
+from simclr_jax import durations, loss_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Resolved:
     log_every_steps, diagnostics_every_steps, checkpoint_every_steps,
     knn_every_steps: Periods; 0 is never.
     negatives_per_anchor: 2 * (batch_size - 1) for two views.
+    loss_implementation, loss_chunk_size, loss_bytes_per_device: What the
+      objective chooses, see `loss_choice.LossChoice`.
   """
 
   num_examples: int
@@ -41,6 +43,9 @@ class Resolved:
   checkpoint_every_steps: int
   knn_every_steps: int
   negatives_per_anchor: int
+  loss_implementation: str
+  loss_chunk_size: int
+  loss_bytes_per_device: int
 
 
 def scale_lr(base_lr: float, batch_size: int, scaling: str) -> float:
@@ -60,8 +65,19 @@ def resolve(
   num_devices: int,
   num_hosts: int = 1,
   num_views: int = 2,
+  embedding_dim: int = 0,
 ) -> Resolved:
   """Derives a run's numbers.
+
+  Args:
+    config: Of the run.
+    num_examples: Training images.
+    num_classes: Classes of the labels; 0 without labels.
+    num_devices: Of the mesh.
+    num_hosts: Of the mesh.
+    num_views: Of each image.
+    embedding_dim: Width of z; 0 is model.head_dim, which it is unless a head of
+      no layers gives h itself.
 
   Raises:
     ValueError: If the batch does not divide over the devices, is larger than
@@ -112,6 +128,12 @@ def resolve(
   )
   if problems:
     raise ValueError('\n'.join(problems))
+  choice = loss_choice.choose(
+    config.loss,
+    num_rows=num_views * batch,
+    dim=embedding_dim or config.model.head_dim,
+    num_devices=num_devices,
+  )
   return Resolved(
     num_examples=num_examples,
     num_classes=num_classes,
@@ -128,6 +150,9 @@ def resolve(
     checkpoint_every_steps=periods['checkpoint'],
     knn_every_steps=periods['knn'],
     negatives_per_anchor=num_views * (batch - 1),
+    loss_implementation=choice.implementation,
+    loss_chunk_size=choice.chunk_size,
+    loss_bytes_per_device=choice.bytes_per_device,
   )
 
 

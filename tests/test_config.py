@@ -193,6 +193,9 @@ IMPOSSIBLE = [
   ('loss.temperature', NAN),
   ('loss.temperature', INFINITY),
   ('loss.scale', 'mean'),
+  ('loss.implementation', 'chunk'),
+  ('loss.chunk_size', 1),
+  ('loss.chunk_size', -2),
   ('optim.name', 'adamax'),
   ('optim.base_lr', 0.0),
   ('optim.lr_scaling', 'square'),
@@ -302,6 +305,10 @@ def test_the_table_covers_every_field_with_a_rule():
     (
       {'augment': {'hue': 0.3, 'jitter_strength': 2.0}},
       'augment.hue',
+    ),
+    (
+      {'loss': {'implementation': 'plain', 'chunk_size': 64}},
+      'loss.chunk_size',
     ),
     ({'checkpoint': {'keep_best': 1}}, 'checkpoint.best_metric'),
     (

@@ -20,6 +20,7 @@ RANKS = {
   'config_checks': 0,
   'console': 0,
   'durations': 0,
+  'loss_choice': 0,
   'resolve': 0,
   'data': 1,
   'augmentation': 2,
@@ -38,14 +39,19 @@ ROOT_FILES = (
   'config_checks',
   'console',
   'durations',
+  'loss_choice',
   'resolve',
 )
-FORBIDDEN_PARTS = {'evaluation': ('objectives',)}
+FORBIDDEN_PARTS = {
+  'augmentation': ('models', 'losses'),
+  'evaluation': ('objectives',),
+}
 TF_MODULES = ('tensorflow', 'tensorflow_datasets')
 FORBIDDEN_MODULES = {
   'config': ('jax', 'flax', 'optax', 'numpy'),
   'config_checks': ('jax', 'flax', 'optax', 'numpy'),
   'durations': ('jax', 'flax', 'optax', 'numpy'),
+  'loss_choice': ('jax', 'flax', 'optax', 'numpy'),
   'resolve': ('jax', 'flax', 'optax', 'numpy'),
   'data': ('jax', 'flax', 'optax', 'orbax'),
 }

@@ -48,6 +48,11 @@ def test_official_cifar10_numbers():
     checkpoint_every_steps=97,
     knn_every_steps=4882,
     negatives_per_anchor=1022,
+    loss_implementation='plain',
+    loss_chunk_size=0,
+    # Three arrays of 128 x 1024 logits; 1024 keys of 128 numbers and 128 rows,
+    # both with gradient.
+    loss_bytes_per_device=4 * (3 * 128 * 1024 + 2 * (1024 + 128) * 128),
   )
 
 

@@ -98,6 +98,12 @@ def uses_cifar_stem(config: config_lib.ModelConfig, image_size: int) -> bool:
   return config.stem == 'cifar'
 
 
+def embedding_dim(config: config_lib.ModelConfig) -> int:
+  """d, the width of z: that of the last head layer, or of h without any."""
+  features = resnet.num_features(config)
+  return (features, *heads.layer_widths(config, features))[-1]
+
+
 def make_model(
   config: config_lib.ModelConfig,
   *,

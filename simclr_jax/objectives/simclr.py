@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax import config as config_lib
-from simclr_jax import losses
+from simclr_jax import loss_choice, losses
 from simclr_jax.objectives import online_head
 from simclr_jax.objectives.objective import (
   ForwardFn,
@@ -35,6 +35,33 @@ def label_views(label: jax.Array) -> jax.Array:
   return jnp.broadcast_to(label[:, None], (*label.shape, NUM_VIEWS)).reshape(-1)
 
 
+def contrast(
+  z_NxD: jax.Array, loss: config_lib.LossConfig
+) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+  """NT-Xent of row-sharded z in the form that config and memory ask for."""
+  sharding = jax.typeof(z_NxD).sharding
+  choice = loss_choice.choose(
+    loss,
+    num_rows=z_NxD.shape[0],
+    dim=z_NxD.shape[1],
+    num_devices=z_NxD.shape[0] // sharding.shard_shape(z_NxD.shape)[0],
+  )
+  settings = {'temperature': loss.temperature, 'scale': loss.scale}
+  if choice.implementation == 'ring':
+    return losses.nt_xent_ring(
+      z_NxD,
+      chunk_size=choice.chunk_size,
+      axis_name=sharding.spec[0],
+      **settings,
+    )
+  keys_NxD = jax.reshard(z_NxD, P())  # The only all-gather: 2B x d.
+  if choice.implementation == 'chunked':
+    return losses.nt_xent_chunked(
+      z_NxD, keys_NxD, chunk_size=choice.chunk_size, **settings
+    )
+  return losses.nt_xent(z_NxD, keys_NxD, **settings)
+
+
 def make_simclr(config: config_lib.Config) -> Objective:
   """NT-Xent between two views of every image in the global batch."""
 
@@ -48,10 +75,7 @@ def make_simclr(config: config_lib.Config) -> Objective:
     del key  # Nothing random happens after augmentation.
     outputs, model_state = forward(params, merge_views(batch['views']))
     z = losses.l2_normalize(outputs.z) if config.loss.normalize else outputs.z
-    keys = jax.reshard(z, P())  # The only all-gather: 2B x d.
-    loss, metrics = losses.nt_xent(
-      z, keys, temperature=config.loss.temperature, scale=config.loss.scale
-    )
+    loss, metrics = contrast(z, config.loss)
     metrics = {'contrast_loss': loss, **metrics}
     if outputs.logits is not None:
       head_loss, head_metrics = online_head.online_head_loss(

@@ -41,6 +41,8 @@ _PACKAGES = (
 # Fields (or whole sections) that may differ between a run and its resumption,
 # and why the remaining steps are the same as without the change.
 HARMLESS = {
+  'loss.implementation': 'the same loss and gradient, summed in another order',
+  'loss.chunk_size': 'the same loss and gradient, summed in another order',
   'train.log_every': 'only when metrics are written',
   'train.diagnostics_every': 'reads embeddings, changes nothing',
   'train.profile_start': 'only a trace',

@@ -56,6 +56,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'{config.loss.scale} scale, {resolved.negatives_per_anchor:,} negatives '
       f'per anchor; uniform embeddings give {chance:.3f}',
     ),
+    ('loss memory', _loss_memory(run)),
     (
       'steps',
       f'{resolved.total_steps:,} ({resolved.steps_per_epoch:.1f} per epoch), '
@@ -82,6 +83,18 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'{optim.name}, weight decay {optim.weight_decay:g}:',
       *(f'  {line}' for line in optimizer_lib.format_groups(groups)),
     ]
+  )
+
+
+def _loss_memory(run: Run) -> str:
+  resolved = run.resolved
+  name, named = resolved.loss_implementation, run.config.loss.implementation
+  keys = f', {resolved.loss_chunk_size:,} keys at a time'
+  return (
+    name
+    + (keys if resolved.loss_chunk_size else '')
+    + (' (chosen by auto)' if named == 'auto' else ' (by config)')
+    + f', about {resolved.loss_bytes_per_device / 2**20:.3g} MiB per device'
   )
 
 

@@ -104,6 +104,7 @@ def make_run(
     num_devices=mesh.size,
     num_hosts=jax.process_count(),
     num_views=objective.num_views,
+    embedding_dim=models.embedding_dim(config.model),
   )
   schedule = schedule_lib.make_schedule(config.optim, resolved)
   return Run(

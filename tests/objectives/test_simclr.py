@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import objectives
+from simclr_jax import losses, objectives, resolve
 from simclr_jax.objectives import online_head, simclr
 from simclr_jax.training import mesh as mesh_lib
 
@@ -35,8 +35,18 @@ def numpy_nt_xent(z, temperature):
 
 
 @pytest.mark.parametrize('num_devices', [1, 8])
-@pytest.mark.parametrize(('scale', 'factor'), [('paper', 1), ('official', 2)])
-def test_contrasts_every_pair_of_the_global_batch(num_devices, scale, factor):
+@pytest.mark.parametrize(
+  ('scale', 'factor', 'implementation'),
+  [
+    ('paper', 1, 'auto'),
+    ('official', 2, 'plain'),
+    ('official', 2, 'chunked'),
+    ('paper', 1, 'ring'),
+  ],
+)
+def test_contrasts_every_pair_of_the_global_batch(
+  num_devices, scale, factor, implementation
+):
   rng = np.random.default_rng(1)
   views = rng.standard_normal((16, 2, 2, 2, 3)).astype(np.float32)
   weights = rng.standard_normal((12, 5)).astype(np.float32)
@@ -44,7 +54,11 @@ def test_contrasts_every_pair_of_the_global_batch(num_devices, scale, factor):
   config = config_lib.replace(
     config_lib.Config(),
     data={'source': 'digits'},
-    loss={'temperature': 0.3, 'scale': scale},
+    loss={
+      'temperature': 0.3,
+      'scale': scale,
+      'implementation': implementation,
+    },
   )
   objective = objectives.make_objective(config)
 
@@ -65,6 +79,61 @@ def test_contrasts_every_pair_of_the_global_batch(num_devices, scale, factor):
   )
   np.testing.assert_allclose(result.loss, want, rtol=2e-6)
   assert result.model_state == {'moved': 1}
+
+
+@pytest.mark.parametrize(
+  ('implementation', 'chunk_size', 'expected'),
+  [
+    ('auto', 0, 'plain'),
+    ('plain', 0, 'plain'),
+    ('chunked', 6, 'chunked 6'),
+    ('chunked', 0, 'chunked 32'),
+    ('ring', 6, 'ring 6 data'),
+    ('ring', 0, 'ring 16 data'),
+  ],
+)
+def test_runs_the_form_that_the_recipe_states(
+  monkeypatch, implementation, chunk_size, expected
+):
+  called = []
+
+  def record(name):
+    def loss(z, *keys, temperature, scale, chunk_size='', axis_name=''):
+      assert (temperature, scale) == (0.3, 'paper')
+      assert len(keys) == (name != 'ring')
+      called.append(f'{name} {chunk_size} {axis_name}'.strip())
+      return jnp.sum(z), {}
+
+    return loss
+
+  for name, function in (
+    ('plain', 'nt_xent'),
+    ('chunked', 'nt_xent_chunked'),
+    ('ring', 'nt_xent_ring'),
+  ):
+    monkeypatch.setattr(losses, function, record(name))
+  mesh = mesh_lib.make_mesh(jax.devices()[:2])
+  loss = config_lib.LossConfig(
+    temperature=0.3,
+    scale='paper',
+    implementation=implementation,
+    chunk_size=chunk_size,
+  )
+  config = dataclasses.replace(
+    config_lib.Config(),
+    loss=loss,
+    train=config_lib.TrainConfig(batch_size=16, duration='20 steps'),
+    optim=config_lib.OptimConfig(warmup='0 steps'),
+  )
+  resolved = resolve.resolve(
+    config, num_examples=64, num_classes=0, num_devices=2, embedding_dim=4
+  )
+  with jax.set_mesh(mesh):
+    z = jax.device_put(jnp.ones((32, 4)), mesh_lib.batch_sharding(mesh))
+    jax.jit(lambda z: simclr.contrast(z, loss))(z)
+  assert called == [expected]
+  stated = f'{resolved.loss_implementation} {resolved.loss_chunk_size or ""}'
+  assert expected.removesuffix(' data') == stated.strip()
 
 
 def test_online_head_counts_labelled_rows_only():

@@ -64,6 +64,19 @@ def test_negatives_and_the_loss_of_chance(rows):
   assert rows['loss'].endswith(f'give {2 * math.log(127):.3f}')
 
 
+def test_form_of_the_loss_and_its_memory(run, rows):
+  assert rows['loss memory'].startswith('plain (chosen by auto), about ')
+  named = {'implementation': 'ring', 'chunk_size': 6}
+  config = config_lib.replace(CONFIG, loss=named)
+  ring = run_lib.make_run(config, mesh=run.mesh, source=run.source)
+  text = recipe.describe(ring, ring.abstract_state(), start_step=0)
+  # 32 rows on each of 4 devices: 3 x 32 x 6 logits and 6 x 32 x 8 numbers.
+  assert (
+    'ring, 6 keys at a time (by config), about '
+    f'{4 * (3 * 32 * 6 + 6 * 32 * 8) / 2**20:.3g} MiB per device' in text
+  )
+
+
 def test_steps_and_peak_rate(run, rows):
   # The official rule: floor(examples * epochs / batch) + 1.
   total = run.source.num_examples * 5 // 64 + 1
