@@ -54,6 +54,7 @@ FORBIDDEN_MODULES = {
   'loss_choice': ('jax', 'flax', 'optax', 'numpy'),
   'resolve': ('jax', 'flax', 'optax', 'numpy'),
   'data': ('jax', 'flax', 'optax', 'orbax'),
+  'augmentation': ('flax', 'optax', 'orbax'),
 }
 LOSSES_MAY_IMPORT = {'jax', 'simclr_jax'}
 MAY_IMPORT_TF = ('data/lazy_tf.py', 'exporters/', 'importers/')
@@ -140,6 +141,9 @@ def test_imports_go_downward():
     ('data/order.py', 'import jax'),
     ('data/order.py', 'def f():\n  from flax import linen'),
     ('data/order.py', 'from simclr_jax import objectives'),
+    ('data/draws.py', 'from simclr_jax import augmentation'),
+    ('augmentation/views.py', 'from simclr_jax.models import model'),
+    ('augmentation/views.py', 'from simclr_jax.training import mesh'),
     ('data/ops.py', 'import tensorflow as tf'),
     ('models/resnet.py', 'from simclr_jax import losses'),
     ('objectives/simclr.py', 'from simclr_jax.training import step'),

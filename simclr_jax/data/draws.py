@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import hashlib
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,9 @@ NUM_COLUMNS = 17
 
 
 class ViewDraws(NamedTuple):
-  """The columns by name; shapes are those of all but the last axis.
+  """The columns by name, of NumPy, JAX or TensorFlow, as the array was.
+
+  Shapes are those of all but the last axis.
 
   Attributes:
     box: [..., 4]; pixels.
@@ -50,21 +52,21 @@ class ViewDraws(NamedTuple):
     blur_sigma: Pixels; 0 is no blur.
   """
 
-  box: np.ndarray
-  flip: np.ndarray
-  jitter: np.ndarray
-  order: np.ndarray
-  brightness: np.ndarray
-  contrast: np.ndarray
-  saturation: np.ndarray
-  hue: np.ndarray
-  gray: np.ndarray
-  blur_sigma: np.ndarray
-  solarize: np.ndarray
+  box: Any
+  flip: Any
+  jitter: Any
+  order: Any
+  brightness: Any
+  contrast: Any
+  saturation: Any
+  hue: Any
+  gray: Any
+  blur_sigma: Any
+  solarize: Any
 
 
-def unpack(packed) -> ViewDraws:  # type: ignore[no-untyped-def]
-  """Names for the columns of [..., 17], of NumPy, JAX or TensorFlow alike."""
+def unpack(packed: Any) -> ViewDraws:
+  """Names for the columns of [..., 17]."""
   return ViewDraws(
     **{
       name: packed[..., first : first + width]
