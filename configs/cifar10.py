@@ -26,7 +26,10 @@ Presets, and what their sources report (not measured here):
               of the width, views of 16 px, 6 epochs. docs/results/cifar10_cpu
               has what came out.
 
-Data: TFDS `cifar10` (--config.data.data_dir says where it lies).
+Data: TFDS `cifar10` (--config.data.data_dir says where it lies), or, without
+TensorFlow, the Parquet files of the Hugging Face Hub (uoft-cs/cifar10) or of
+simclr_jax.prepare: --config.data.source=parquet --config.data.name=''
+--config.data.path=DIR.
 
 Where a preset is not its source: the torch codes forward the two views
 separately (their batch norm sees one view at a time; here both) and step the
