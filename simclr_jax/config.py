@@ -201,11 +201,18 @@ class LossConfig:
     scale: 'official' (mean over B of loss_a + loss_b, exactly twice the
       paper's) or 'paper' (mean over 2B).
     normalize: l2-normalise z first (official hidden_norm).
+    implementation: 'plain' (all logits at once), 'chunked' (never holds them),
+      'ring' (never gathers the keys either) or 'auto' (by the memory that each
+      would need; see `simclr_jax.loss_choice`). The same loss and gradient.
+    chunk_size: Keys (rows of z) compared at a time on each device by 'chunked'
+      and 'ring'; 0 chooses.
   """
 
   temperature: float = 0.1
   scale: str = 'official'
   normalize: bool = True
+  implementation: str = 'auto'
+  chunk_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,11 +220,6 @@ class OptimConfig:
   """Optimizer and learning-rate schedule.
 
   Attributes:
-    implementation: 'plain' (all logits at once), 'chunked' (never holds them),
-      'ring' (never gathers the keys either) or 'auto' (by the memory that each
-      would need; see `simclr_jax.loss_choice`). The same loss and gradient.
-    chunk_size: Keys (rows of z) compared at a time on each device by 'chunked'
-      and 'ring'; 0 chooses.
     name: 'lars', 'sgd', 'adam' (decay added to the gradient) or 'adamw'. With
       the other defaults 'sgd' and 'adam' are not the official code's 'momentum'
       and 'adam': those decay biases too (decay_exclude=('batch_norm',)), and

@@ -272,10 +272,10 @@ def _check_training(check: _Checker) -> None:
   check.one_of('objective', *OBJECTIVES)
   check.positive('loss.temperature')
   check.one_of('loss.scale', 'official', 'paper')
-  check.one_of('optim.name', 'lars', 'sgd', 'adam', 'adamw')
-  check.positive('optim.base_lr')
   check.one_of('loss.implementation', *LOSS_IMPLEMENTATIONS)
   _check_loss_chunks(check)
+  check.one_of('optim.name', 'lars', 'sgd', 'adam', 'adamw')
+  check.positive('optim.base_lr')
   check.one_of('optim.lr_scaling', 'linear', 'sqrt', 'none')
   check.one_of('optim.schedule', 'cosine', 'constant', 'step')
   check.duration('optim.warmup', zero=True)
@@ -309,8 +309,6 @@ def _check_training(check: _Checker) -> None:
   _check_best_metric(check)
 
 
-def _check_best_metric(check: _Checker) -> None:
-  """The metric that picks the best checkpoint must be measured."""
 def _check_loss_chunks(check: _Checker) -> None:
   chunk_size = check.config.loss.chunk_size
   if chunk_size < 0 or chunk_size == 1:
@@ -327,6 +325,8 @@ def _check_loss_chunks(check: _Checker) -> None:
     )
 
 
+def _check_best_metric(check: _Checker) -> None:
+  """The metric that picks the best checkpoint must be measured."""
   config = check.config
   try:
     never_knn = durations.parse(config.monitor.knn_every).amount == 0
