@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import json
@@ -10,12 +10,9 @@ import json
 from absl import logging
 from etils import epath
 import jax
-import numpy as np
 
-from simclr_jax.data import pipeline
 from simclr_jax.training import checkpoint as checkpoint_lib
-from simclr_jax.training import failures, recipe
-from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import failures, feeding, recipe
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import reporter as reporter_lib
@@ -88,7 +85,7 @@ def pretrain(
       run, path, writer=writer, start=start, saver=saver
     )
     stack.callback(reporter.close)
-    batches = mesh_lib.feed(_train_batches(run, start), run.mesh)
+    batches = feeding.train_feed(run, start_step=start)
     train_step = run.train_step()
 
     step = start
@@ -133,21 +130,6 @@ def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
     path.unlink(missing_ok=True)
   else:
     path.write_text(json.dumps({'step': finished_at}) + '\n')
-
-
-def _train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
-  return pipeline.train_batches(
-    run.source,
-    data=run.config.data,
-    augment=run.config.augment,
-    num_views=run.objective.num_views,
-    batch_size=run.config.train.batch_size,
-    seed=run.config.seed,
-    start_step=start,
-    num_steps=run.resolved.total_steps - start,
-    host_index=jax.process_index(),
-    num_hosts=jax.process_count(),
-  )
 
 
 def _restore_or_init(

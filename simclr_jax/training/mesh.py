@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 DATA_AXIS = 'data'
+
+# Arrays of a batch on the devices -> the step's 'views' and 'label'.
+FinishFn = Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -50,9 +53,18 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
 
 
 def feed(
-  batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: Mesh,
+  *,
+  finish_fn: FinishFn | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
   """Puts batches on the devices one ahead of the step that uses them.
+
+  Args:
+    batches: Of this host, each with its example indices 'index' [b].
+    mesh: Where they go.
+    finish_fn: From what was put there to the step's 'views' and 'label'; its
+      work is dispatched one batch ahead too. None: they are there already.
 
   Yields:
     ({'views', 'label'} as global arrays, this host's example indices [b]).
@@ -60,9 +72,13 @@ def feed(
   ahead = None
   for batch in batches:
     index = batch['index']
-    on_device = put_batch(
-      {name: batch[name] for name in ('views', 'label')}, mesh
-    )
+    if finish_fn is None:
+      names = ('views', 'label')
+      on_device = put_batch({name: batch[name] for name in names}, mesh)
+    else:
+      # Devices count in 32 bits.
+      small = {**batch, 'index': index.astype(np.int32)}
+      on_device = finish_fn(put_batch(small, mesh))
     if ahead is not None:
       yield ahead
     ahead = (on_device, index)

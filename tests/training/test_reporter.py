@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax.training import failures, loop, recipe
+from simclr_jax.training import failures, feeding, loop, recipe
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import reporter as reporter_lib
@@ -114,8 +114,7 @@ def pretrain(run, events, workdir, monkeypatch, *, start=0):
   for module, name, value in (
     (loop.checkpoint_lib, 'Checkpointer', lambda *a: checkpointer),
     (loop, '_restore_or_init', lambda run, checkpointer: (state, start)),
-    (loop, '_train_batches', lambda run, start: None),
-    (mesh_lib, 'feed', lambda batches_, mesh: batches),
+    (feeding, 'train_feed', lambda run, start_step: batches),
   ):
     monkeypatch.setattr(module, name, value)
 
