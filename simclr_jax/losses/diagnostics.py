@@ -2,10 +2,14 @@
 
 All functions take N = 2B rows in which rows 2i and 2i+1 are the two views of
 image i. `z` may be sharded by rows; `keys` are the same rows gathered
-(`jax.reshard(z, P())`). Accumulated in at least float32.
+(`jax.reshard(z, P())`). Accumulated in at least float32. What needs all N x N
+similarities takes a block of rows at a time, so that a large batch is judged in
+the memory of its loss.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +28,9 @@ DEAD_STD_SHARE = 0.01
 UNIFORMITY_T = 2.0
 # The hardest one in so many negatives.
 HARDEST_ONE_IN = 100
+# Similarities that a device holds at a time (64 MiB in float32; a sort needs a
+# few copies).
+BLOCK_SIMILARITIES = 2**24
 
 
 def diagnose(
@@ -84,12 +91,17 @@ def uniformity(units_NxD: jax.Array, unit_keys_NxD: jax.Array) -> jax.Array:
     units_NxD: [N, d] rows of length 1.
     unit_keys_NxD: [N, d], all of them.
   """
-  cosines_NxN = _similarities(units_NxD, unit_keys_NxD)
-  exponents_NxN = -UNIFORMITY_T * (2 - 2 * cosines_NxN)
-  num_rows = cosines_NxN.shape[0]
-  # Not logsumexp over both axes: that would need the maximum over devices, and
-  # exponents between -8 and 0 need none.
-  total = jnp.sum(jnp.where(_same_image(num_rows), 0.0, jnp.exp(exponents_NxN)))
+
+  def kernel_sums(
+    cosines_MxN: jax.Array, same_image_MxN: jax.Array
+  ) -> jax.Array:
+    # Not logsumexp over both axes: that would need the maximum over devices,
+    # and exponents between -8 and 0 need none.
+    kernels_MxN = jnp.exp(-UNIFORMITY_T * (2 - 2 * cosines_MxN))
+    return jnp.sum(jnp.where(same_image_MxN, 0.0, kernels_MxN), axis=-1)
+
+  num_rows = units_NxD.shape[0]
+  total = jnp.sum(_by_row(kernel_sums, units_NxD, unit_keys_NxD))
   return jnp.log(total / (num_rows * (num_rows - 2)))
 
 
@@ -157,23 +169,58 @@ def hardest_negative_weight(
     keys_NxD: [N, d], all of them.
     temperature: Of the loss.
   """
-  logits_NxN = _similarities(z_NxD, keys_NxD) / temperature
-  num_rows = logits_NxN.shape[0]
-  num_hardest = max(1, (num_rows - 2) // HARDEST_ONE_IN)
-  negatives_NxN = jnp.where(_same_image(num_rows), -jnp.inf, logits_NxN)
-  # Not lax.top_k: XLA does not split it over devices and gathers N x N.
-  hardest_NxK = jnp.sort(negatives_NxN, axis=-1)[:, -num_hardest:]
-  log_weights_N = jax.nn.logsumexp(hardest_NxK, axis=-1) - jax.nn.logsumexp(
-    negatives_NxN, axis=-1
+  num_hardest = max(1, (z_NxD.shape[0] - 2) // HARDEST_ONE_IN)
+
+  def weights(dots_MxN: jax.Array, same_image_MxN: jax.Array) -> jax.Array:
+    negatives_MxN = jnp.where(same_image_MxN, -jnp.inf, dots_MxN / temperature)
+    # Not lax.top_k: XLA does not split it over devices and gathers its operand.
+    hardest_MxK = jnp.sort(negatives_MxN, axis=-1)[:, -num_hardest:]
+    log_weights_M = jax.nn.logsumexp(hardest_MxK, axis=-1)
+    log_weights_M -= jax.nn.logsumexp(negatives_MxN, axis=-1)
+    return jnp.exp(log_weights_M)
+
+  return jnp.mean(_by_row(weights, z_NxD, keys_NxD))
+
+
+def _by_row(
+  fn: Callable[[jax.Array, jax.Array], jax.Array],
+  z_NxD: jax.Array,
+  keys_NxD: jax.Array,
+) -> jax.Array:
+  """fn of every row's similarities, for a block of M rows at a time.
+
+  A block is every k-th row, so that each device has its share of it and rows
+  stay where they are.
+
+  Args:
+    fn: (similarities [M, N], [M, N] true where row and key are views of one
+      image) -> [M].
+    z_NxD: [N, d], by rows on the devices.
+    keys_NxD: [N, d], all of them.
+
+  Returns:
+    [N] results in some order.
+  """
+  z_NxD, keys_NxD = at_least_float32(z_NxD), at_least_float32(keys_NxD)
+  num_rows = z_NxD.shape[0]
+  local_rows = jax.typeof(z_NxD).sharding.shard_shape(z_NxD.shape)[0]
+  num_blocks = next(
+    k
+    for k in range(1, local_rows + 1)
+    if local_rows % k == 0
+    and (k == local_rows or local_rows // k * num_rows <= BLOCK_SIMILARITIES)
   )
-  return jnp.mean(jnp.exp(log_weights_N))
+  key_images_N = jnp.arange(num_rows) // 2
 
+  def block(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+    z_MxD, images_M = rows
+    same_image_MxN = images_M[:, None] == key_images_N
+    return fn(similarities(z_MxD, keys_NxD), same_image_MxN)
 
-def _similarities(z_NxD: jax.Array, keys_NxD: jax.Array) -> jax.Array:
-  return similarities(at_least_float32(z_NxD), at_least_float32(keys_NxD))
-
-
-def _same_image(num_rows: int) -> jax.Array:
-  """[N, N], true where row and column are views of one image."""
-  images_N = jnp.arange(num_rows) // 2
-  return images_N[:, None] == images_N
+  return jax.lax.map(
+    block,
+    (
+      z_NxD.reshape(-1, num_blocks, z_NxD.shape[1]).swapaxes(0, 1),
+      key_images_N.reshape(-1, num_blocks).swapaxes(0, 1),
+    ),
+  )

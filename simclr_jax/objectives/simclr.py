@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,10 @@ def contrast(
     dim=z_NxD.shape[1],
     num_devices=z_NxD.shape[0] // sharding.shard_shape(z_NxD.shape)[0],
   )
-  settings = {'temperature': loss.temperature, 'scale': loss.scale}
+  settings: dict[str, Any] = {
+    'temperature': loss.temperature,
+    'scale': loss.scale,
+  }
   if choice.implementation == 'ring':
     return losses.nt_xent_ring(
       z_NxD,

@@ -78,6 +78,17 @@ def test_float64_stays_float64():
     np.testing.assert_allclose(actual[name], value, rtol=1e-12, err_msg=name)
 
 
+def collective_sizes(text):
+  """Elements of every array that a collective hands on."""
+  kinds = 'all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute'
+  return [
+    math.prod(map(int, shape.split(',')))
+    for line in text.splitlines()
+    for result in re.findall(rf' = (.*?) (?:{kinds})(?:-start)?\(', line)
+    for shape in re.findall(r'\w+\[([\d,]+)\]', result)
+  ]
+
+
 @pytest.mark.parametrize('num_devices', [2, 8])
 def test_same_on_any_number_of_devices_and_only_embeddings_cross(num_devices):
   rows = make_embeddings(64, 8)
@@ -97,16 +108,50 @@ def test_same_on_any_number_of_devices_and_only_embeddings_cross(num_devices):
     shared = jax.device_get(compiled(z))
   for name, value in diagnose(rows).items():
     np.testing.assert_allclose(shared[name], value, rtol=1e-5, err_msg=name)
-  kinds = 'all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute'
-  # Elements of every array that a collective hands on.
-  crossing = [
-    math.prod(map(int, shape.split(',')))
-    for line in compiled.as_text().splitlines()
-    for result in re.findall(rf' = (.*?) (?:{kinds})(?:-start)?\(', line)
-    for shape in re.findall(r'\w+\[([\d,]+)\]', result)
-  ]
+  crossing = collective_sizes(compiled.as_text())
   assert crossing
   assert max(crossing) <= rows.size
+
+
+@pytest.mark.parametrize('num_devices', [1, 4])
+def test_a_large_batch_is_judged_a_block_of_rows_at_a_time(
+  monkeypatch, num_devices
+):
+  num_rows = 1000
+  rows = make_embeddings(num_rows, 8)
+  whole = diagnose(rows, temperature=0.2)
+  mesh = jax.make_mesh(
+    (num_devices,),
+    ('data',),
+    axis_types=(AxisType.Explicit,),
+    devices=jax.devices()[:num_devices],
+  )
+
+  def compile_and_run():
+    with jax.set_mesh(mesh):
+      z = jax.device_put(rows, P('data'))
+      compiled = (
+        jax.jit(
+          lambda z: diagnostics.diagnose(
+            z, jax.reshard(z, P()), temperature=0.2
+          )
+        )
+        .lower(z)
+        .compile()
+      )
+      memory = compiled.memory_analysis().temp_size_in_bytes
+      return jax.device_get(compiled(z)), memory, compiled.as_text()
+
+  _, plain_memory, _ = compile_and_run()
+  # Room for 25 rows, or what next divides a device's own: 25 of 1000 or 250.
+  monkeypatch.setattr(diagnostics, 'BLOCK_SIMILARITIES', 30 * num_rows)
+  blocks, memory, text = compile_and_run()
+  assert memory < plain_memory / (20 / num_devices)
+  assert f'f32[25,{num_rows}]' in text
+  assert not re.search(rf'f32\[{num_rows // num_devices},{num_rows}\]', text)
+  for name, value in whole.items():
+    np.testing.assert_allclose(blocks[name], value, rtol=1e-5, err_msg=name)
+  assert max(collective_sizes(text), default=0) <= rows.size
 
 
 def test_collapsed_embeddings():

@@ -300,6 +300,15 @@ def test_of_equal_keys_the_first_is_the_nearest(form):
   plain = value_and_grad(hidden, form='plain', num_devices=0)[1]
   metrics = value_and_grad(hidden, form=form, num_devices=2, chunk_size=4)[1]
   assert metrics['contrast_acc'] == plain['contrast_acc'] == np.float32(2 / 12)
+  # Orthogonal rows of +-1, two images on each of 4 devices; image 2, first on
+  # the second device, has a twin on the first one.
+  signs = np.array([[1, 1], [1, -1]], np.float32)
+  for _ in range(3):
+    signs = np.kron(signs, [[1, 1], [1, -1]])
+  hidden = np.repeat(signs[:8], 2, axis=0).astype(np.float32)
+  hidden[4:6] = hidden[0]
+  metrics = value_and_grad(hidden, form=form, num_devices=4, chunk_size=2)[1]
+  assert metrics['contrast_acc'] == np.float32(7 / 8)
 
 
 @pytest.mark.parametrize('num_images', [1, 2, 5, 9, 12, 31])
