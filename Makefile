@@ -28,11 +28,11 @@ $(BIN)/python:
 	  || { echo "error: $(PYTHON) cannot make a virtual environment (Debian and Ubuntu: apt install python3-venv)" >&2; \
 	       rm -rf $(VENV); exit 1; }
 
-$(INSTALLED): requirements.txt | $(BIN)/python
+$(INSTALLED): requirements.txt requirements-no-tf.txt | $(BIN)/python
 	$(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt requirements.txt | $(BIN)/python
+$(INSTALLED_DEV): requirements-dev.txt requirements.txt requirements-no-tf.txt | $(BIN)/python
 	$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $(INSTALLED) $@
 

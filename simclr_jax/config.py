@@ -51,8 +51,8 @@ class DataConfig:
     test_split: Held-out split for probe and kNN, same syntax; '' for none.
     image_size: Side of the square views and evaluation images, in pixels.
     loader: Who reads, decodes and augments on the host: 'tf' (tf.data) or
-      'grain' (grain with OpenCV; needs no TensorFlow). Both give the same
-      examples in the same order with the same crops and amounts.
+      'opencv' (faster, and needs no TensorFlow). Both give the same examples in
+      the same order with the same views.
     augment_on: Where views are made: 'host', 'hybrid' (the host decodes, crops
       and resizes to uint8, the devices flip, change colours and blur) or
       'device' (all of it, from pixels kept on the devices).
@@ -65,8 +65,8 @@ class DataConfig:
       or Parquet split is refused; below it they are counted, listed and
       skipped.
     num_workers: Parallel calls that read, decode and augment; 0 lets tf.data
-      choose. For loader 'grain' worker processes; 0 works in threads of this
-      process.
+      choose. For loader 'opencv' worker processes; 0 works in threads of this
+      process, one for each core.
     prefetch_batches: Batches kept ready on the host.
   """
 

@@ -145,7 +145,7 @@ def _check_data(check: _Checker) -> None:
   check.one_of('data.source', *DATA_SOURCES)
   check.one_of('data.labels_from', 'none', 'folders')
   check.within('data.image_size', 4)
-  check.one_of('data.loader', 'tf', 'grain')
+  check.one_of('data.loader', 'tf', 'opencv')
   check.one_of('data.augment_on', 'host', 'hybrid', 'device')
   check.one_of('data.device_cache', 'auto', 'replicated', 'sharded')
   check.within('data.canvas_size', 0)

@@ -25,9 +25,10 @@ def _pins(text: str) -> dict[str, str]:
 
 
 def _all_pins() -> dict[str, str]:
-  return _pins((ROOT / 'requirements.txt').read_text()) | _pins(
-    (ROOT / 'requirements-dev.txt').read_text()
-  )
+  pins: dict[str, str] = {}
+  for kind in ('', '-no-tf', '-dev'):
+    pins |= _pins((ROOT / f'requirements{kind}.txt').read_text())
+  return pins
 
 
 def test_pre_commit_runs_the_pinned_versions():
@@ -48,6 +49,7 @@ def test_pins_satisfy_the_package():
   wanted = [
     *project['dependencies'],
     *extras['tf'],
+    *extras['opencv'],
     *extras['parquet'],
     *extras['dev'],
   ]

@@ -1,26 +1,46 @@
 """Batches of views for training, of images for evaluation.
 
 `plan.py` says which examples they hold and how these are cropped and changed;
-`config.data.loader` says who reads and computes: tf.data (`stream.py`) or grain
-with OpenCV (`grain_stream.py`). Nothing has state: a batch is a function of
-(seed, step, host_index, num_hosts), and the global batch, read across the
-hosts, does not depend on their number.
+`config.data.loader` says who reads and computes: tf.data (`stream.py`) or
+OpenCV (`opencv_stream.py`). Nothing has state: a batch is a function of (seed,
+step, host_index, num_hosts), and the global batch, read across the hosts, does
+not depend on their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+import importlib.util
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax.data import opencv_stream, stream
 from simclr_jax.data import plan as plan_lib
-from simclr_jax.data import stream
 from simclr_jax.data.source import NO_LABEL, Batch, Source
 
-# `config.data.loader` -> the module with view_stream, crop_stream, eval_stream.
-LOADERS = {'tf': stream}
+
+class Loader(NamedTuple):
+  """Who makes batches.
+
+  Attributes:
+    module: Has view_stream, crop_stream and eval_stream.
+    packages: What it imports that may be missing, with the name to install.
+  """
+
+  module: Any
+  packages: dict[str, str]
+
+
+# By `config.data.loader`.
+LOADERS = {
+  'tf': Loader(stream, {'tensorflow': 'tensorflow-cpu'}),
+  'opencv': Loader(
+    opencv_stream,
+    {'cv2': 'opencv-python-headless', 'cloudpickle': 'cloudpickle'},
+  ),
+}
 
 
 def train_batches(
@@ -50,9 +70,10 @@ def train_batches(
     read-only.
 
   Raises:
-    ValueError: If the batch does not divide over the hosts or a number is out
-      of range; at once, not at the first batch. While iterating: if an example
-      cannot be read or decoded, with its name.
+    ValueError: If the batch does not divide over the hosts, a number is out of
+      range or the loader's packages are missing; at once, not at the first
+      batch. While iterating: if an example cannot be read or decoded, with its
+      name.
   """
   plan = plan_lib.train_plan(
     source,
@@ -63,7 +84,7 @@ def train_batches(
     num_views=num_views,
     **share,
   )
-  module = LOADERS[data.loader]
+  module = _find_loader(data.loader)
   return module.view_stream(
     source, plan, data=data, augment=augment, num_views=num_views
   )
@@ -95,7 +116,7 @@ def crop_batches(
     num_views=num_views,
     **share,
   )
-  module = LOADERS[data.loader]
+  module = _find_loader(data.loader)
   return module.crop_stream(
     source, plan, data=data, augment=augment, num_views=num_views
   )
@@ -136,7 +157,7 @@ def eval_batches(
     host_index=host_index,
     num_hosts=num_hosts,
   )
-  module = LOADERS[data.loader]
+  module = _find_loader(data.loader)
   real = module.eval_stream(source, plan, data=data, eval_config=eval_config)
   side = data.image_size
   nothing: Batch = {
@@ -146,6 +167,28 @@ def eval_batches(
   }
   num_batches = -(-source.num_examples // eval_config.batch_size)
   return (_pad(next(real, nothing), plan.rows) for _ in range(num_batches))
+
+
+def _find_loader(name: str) -> Any:
+  """Module of `config.data.loader`.
+
+  Raises:
+    ValueError: If what it needs is not installed.
+  """
+  loader = LOADERS[name]
+  missing = [
+    package
+    for module, package in loader.packages.items()
+    if importlib.util.find_spec(module) is None
+  ]
+  if missing:
+    (other,) = LOADERS.keys() - {name}
+    raise ValueError(
+      f'config.data.loader = {name!r} needs packages that are not installed: '
+      f'pip install {" ".join(missing)}; or set data.loader={other!r}, which '
+      'gives the same batches without them'
+    )
+  return loader.module
 
 
 def _pad(batch: Batch, rows: int) -> Batch:

@@ -1,7 +1,7 @@
 """Which examples one host's stream holds, and the numbers that go with each.
 
 A plan is arithmetic on positions: no pixels, no TensorFlow, no state. Whatever
-reads and decodes (`stream.py` with tf.data, `grain_stream.py` without) follows
+reads and decodes (`stream.py` with tf.data, `opencv_stream.py` without) follows
 it, so batches are the same whoever makes them. Batch k of a plan holds its
 local positions [k * rows, (k + 1) * rows) from `local.start` on.
 """

@@ -1,0 +1,57 @@
+"""Encoded pictures to pixels without TensorFlow."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from simclr_jax.data.lazy_cv2 import cv2
+
+_JPEG = b'\xff\xd8\xff'
+_PNG = b'\x89PNG\r\n\x1a\n'
+_BMP = b'BM'
+
+
+def decode(encoded: bytes) -> np.ndarray:
+  """Encoded bytes -> uint8 [H, W, 3] of their own size.
+
+  Equal to Pillow's pixels, as are those of `stream.decode` (JPEGs by the
+  accurate DCT, bit for bit). As there, EXIF orientation is not applied, alpha
+  is dropped, an animation is its first frame.
+
+  Raises:
+    ValueError: If the bytes are cut off or damaged.
+  """
+  if _is_common(encoded):
+    image = cv2.imdecode(
+      np.frombuffer(encoded, np.uint8),
+      cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+    )
+    if image is None:
+      raise ValueError('the picture is cut off or damaged')
+    return image
+  return _decode_rare(encoded)
+
+
+def _is_common(encoded: bytes) -> bool:
+  """Whether OpenCV decodes it exactly as Pillow does, only faster."""
+  if encoded[:8] == _PNG:
+    # 8 bits, grey or RGB, without a transparent colour.
+    return encoded[24] == 8 and encoded[25] in (0, 2)
+  if encoded[:2] == _BMP:
+    return encoded[28] == 24
+  return encoded[:3] == _JPEG
+
+
+def _decode_rare(encoded: bytes) -> np.ndarray:
+  try:
+    with Image.open(io.BytesIO(encoded)) as image:
+      if image.mode.startswith('I'):
+        wide = np.asarray(image).astype(np.int64)
+        high = (wide.clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(high[..., None], 3, axis=-1)
+      return np.asarray(image.convert('RGB'))
+  except Exception as error:  # Pillow raises whatever its plug-ins do.
+    raise ValueError(str(error)) from error
