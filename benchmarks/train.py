@@ -1,0 +1,145 @@
+"""End-to-end time of a pretraining, and how good its encoder is.
+
+  python -m benchmarks.train --config=configs/cifar10.py:dkobak_100 \
+    --config.data.augment_on=device --config.model.compute_dtype=bfloat16 \
+    --workdir=runs/dkobak_100 --out=docs/results/train_NAME.json
+
+Runs what `simclr_jax.main` runs, then the linear probe and kNN on the last
+checkpoint. The clock starts before data and program are prepared, so that
+reading, compiling, evaluation during the run and saving count; probe and kNN
+are timed by themselves. The result holds accuracy with its interval, rate,
+input wait, and loss, contrast_acc and kNN by epoch, which is what a recipe card
+needs. A workdir with a checkpoint is refused: a resumed run has no time of its
+own. Times are stated on accelerators only; a CPU's row says so.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any
+
+from absl import app, flags
+import jax
+
+from benchmarks import result_file
+from simclr_jax import config as config_lib
+from simclr_jax import console
+from simclr_jax import main as pretrain_command
+from simclr_jax.evaluation import jobs
+from simclr_jax.training import checkpoint
+from simclr_jax.training import metrics as metrics_lib
+from simclr_jax.training import progress as progress_lib
+
+# --config and --workdir are those of simclr_jax.main.
+_OUT = flags.DEFINE_string('out', '', 'Result file, .json; empty: none.')
+CURVE = (
+  'loss',
+  'contrast_loss',
+  'contrast_acc',
+  'knn_top1',
+  'images_per_second',
+  'input_wait_percent',
+)
+
+
+def make_curve(
+  records: list[dict[str, Any]], *, steps_per_epoch: float
+) -> list[dict[str, Any]]:
+  """The last line of every epoch (and every evaluation) by epoch."""
+  by_epoch: dict[int, dict[str, Any]] = {}
+  for record in records:
+    # A step that ends an epoch belongs to it.
+    epoch = -(-record['step'] // steps_per_epoch)
+    values = {name: record[name] for name in CURVE if name in record}
+    by_epoch.setdefault(int(epoch), {}).update(values)
+  return [{'epoch': epoch, **row} for epoch, row in sorted(by_epoch.items())]
+
+
+def measure(config: config_lib.Config, workdir: str) -> dict[str, Any]:
+  """One row: pretraining, then probe and kNN."""
+  if checkpoint.list_steps(workdir):
+    raise ValueError(
+      f'{workdir} holds checkpoints: a resumed run would have no time of its '
+      'own; name another --workdir'
+    )
+  begin = time.monotonic()
+  outcome = pretrain_command.run(config, workdir)
+  pretrain_seconds = time.monotonic() - begin
+  if not outcome.finished:
+    raise ValueError(f'stopped by a signal at step {outcome.step}')
+  begin = time.monotonic()
+  subject = jobs.open_subject(workdir)
+  probe = jobs.run_probe(subject)['result']
+  knn = jobs.run_knn(subject)['result']
+  judge_seconds = time.monotonic() - begin
+  passport = checkpoint.load_encoder(workdir).passport
+  derived = passport['derived']
+  path = pathlib.Path(workdir) / metrics_lib.FILE_NAME
+  records = metrics_lib.read_lines(path)
+  # Those of the second half: nothing compiles there any more.
+  late = [r for r in records if r['step'] > derived['total_steps'] / 2]
+  return {
+    'pretrain_seconds': pretrain_seconds,
+    'probe_and_knn_seconds': judge_seconds,
+    'images_per_second': _median(late, 'images_per_second'),
+    'input_wait_percent': _median(late, 'input_wait_percent'),
+    'mfu_percent': _median(late, 'mfu_percent'),
+    'linear_top1': probe['top1'],
+    'linear_top1_interval': probe['top1_interval'],
+    'knn': knn,
+    'seed': config.seed,
+    'curve': make_curve(records, steps_per_epoch=derived['steps_per_epoch']),
+    'config': passport['config'],
+    'derived': derived,
+    'data': passport['data'],
+    'software': passport['software'],
+  }
+
+
+def _median(records: list[dict[str, Any]], name: str) -> float | None:
+  values = sorted(float(r[name]) for r in records if name in r)
+  return values[len(values) // 2] if values else None
+
+
+def make_table(row: dict[str, Any]) -> str:
+  """For people."""
+  on_cpu = jax.devices()[0].platform == 'cpu'
+  low, high = row['linear_top1_interval']
+  headline = row['knn']['headline']
+  lines = [
+    f'linear probe  {row["linear_top1"]:.2%} [{low:.2%}, {high:.2%}]',
+    f'kNN (k = {headline["k"]})  {headline["top1"]:.2%}',
+  ]
+  if on_cpu:
+    lines.append('time          not stated: a shared CPU')
+  else:
+    lines += [
+      'pretraining   '
+      + progress_lib.format_seconds(row['pretrain_seconds'])
+      + f', {row["images_per_second"]:.0f} images/s',
+      f'input wait    {row["input_wait_percent"]:.1f} %',
+    ]
+  lines.append('epoch  loss     contrast_acc  kNN')
+  curve = row['curve']
+  for point in curve[:: max(1, len(curve) // 12)]:
+    knn = f'{point["knn_top1"]:.1%}' if 'knn_top1' in point else '-'
+    loss, accuracy = point.get('contrast_loss'), point.get('contrast_acc')
+    if loss is not None and accuracy is not None:
+      lines.append(f'{point["epoch"]:>5}  {loss:<8.4f} {accuracy:<13.1%} {knn}')
+  return '\n'.join(lines)
+
+
+def main(argv: list[str]) -> None:
+  """Measures the configured run."""
+  del argv
+  console.start()
+  config = config_lib.from_config_dict(flags.FLAGS.config)
+  row = measure(config, flags.FLAGS.workdir)
+  print(make_table(row))
+  result_file.report('train', [row], out=_OUT.value)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)
