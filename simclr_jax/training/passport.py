@@ -48,6 +48,8 @@ HARMLESS = {
   'train.profile_start': 'only a trace',
   'train.profile_steps': 'only a trace',
   'checkpoint': 'only when checkpoints are saved and which are kept',
+  'data.loader': 'the same views, up to rounding in the last digits',
+  'data.device_cache': 'where pixels lie, not what they are',
   'data.num_workers': 'views depend on seed, epoch and index alone',
   'data.prefetch_batches': 'views depend on seed, epoch and index alone',
   'data.data_dir': 'the same data elsewhere: its fingerprint is compared',
