@@ -39,7 +39,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'{run.source.name}: {resolved.num_examples:,} images, {labels}, '
       f'{len(run.source.skipped)} unreadable skipped',
     ),
-    ('views', f'{run.objective.num_views} of {config.data.image_size} px'),
+    ('views', _views(run)),
     (
       'mesh',
       f'{len(devices)} x {devices[0].device_kind} on '
@@ -95,6 +95,21 @@ def _loss_memory(run: Run) -> str:
     + (keys if resolved.loss_chunk_size else '')
     + (' (chosen by auto)' if named == 'auto' else ' (by config)')
     + f', about {resolved.loss_bytes_per_device / 2**20:.3g} MiB per device'
+  )
+
+
+def _views(run: Run) -> str:
+  """How many, of what size, and who makes them."""
+  data = run.config.data
+  makers = {
+    'host': f'made on the host by the {data.loader} loader',
+    'hybrid': f'cropped to uint8 by the {data.loader} loader, made on the '
+    'devices',
+    'device': 'made on the devices from pixels kept there',
+  }
+  return (
+    f'{run.objective.num_views} of {data.image_size} px, '
+    f'{makers[data.augment_on]}'
   )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -51,6 +52,22 @@ def test_data_with_its_size(run, rows):
   assert rows['data'] == (
     f'{run.source.name}: {size:,} images, 10 classes, 0 unreadable skipped'
   )
+
+
+@pytest.mark.parametrize(
+  ('where', 'text'),
+  [
+    ('host', 'made on the host by the tf loader'),
+    ('hybrid', 'cropped to uint8 by the tf loader, made on the devices'),
+    ('device', 'made on the devices from pixels kept there'),
+  ],
+)
+def test_who_makes_the_views(run, where, text):
+  config = config_lib.replace(CONFIG, data={'augment_on': where})
+  changed = dataclasses.replace(run, config=config)
+  made = recipe.describe(changed, run.abstract_state(), start_step=0)
+  size = config.data.image_size
+  assert f'2 of {size} px, {text}\n' in made
 
 
 def test_mesh_and_batch_per_device(rows):
