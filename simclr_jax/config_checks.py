@@ -183,6 +183,13 @@ def _check_data(check: _Checker) -> None:
 def _check_unread_data_fields(check: _Checker) -> None:
   """A field that the source does not read would name data that nobody uses."""
   data = check.config.data
+  if data.augment_on != 'device' and data.canvas_size > 0:
+    check.fail(
+      'data.canvas_size',
+      "is read by data.augment_on='device' only: elsewhere images are cropped "
+      'at their own size; leave it 0',
+      given=['data.augment_on'],
+    )
   if data.source not in DATA_SOURCES:
     return
   # A source may be named after itself.
@@ -264,6 +271,8 @@ def _check_model(check: _Checker) -> None:
   check.within('model.head_dim', 1)
   check.one_of('model.head_norm', 'batch', 'none')
   check.one_of('model.compute_dtype', 'float32', 'bfloat16')
+  check.one_of('model.batch_norm', 'folded', 'plain')
+  check.one_of('model.remat', 'none', 'norms', 'blocks')
 
 
 def _check_training(check: _Checker) -> None:
