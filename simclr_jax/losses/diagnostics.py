@@ -102,7 +102,7 @@ def uniformity(units_NxD: jax.Array, unit_keys_NxD: jax.Array) -> jax.Array:
 
   num_rows = units_NxD.shape[0]
   total = jnp.sum(_by_row(kernel_sums, units_NxD, unit_keys_NxD))
-  return jnp.log(total / (num_rows * (num_rows - 2)))
+  return jnp.log(total / float(num_rows * (num_rows - 2)))
 
 
 def effective_rank(keys_NxD: jax.Array) -> jax.Array:

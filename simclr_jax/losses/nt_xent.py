@@ -205,5 +205,5 @@ def cosine_means(z_NxD: jax.Array, keys_NxD: jax.Array) -> dict[str, jax.Array]:
   negatives = total - own - num_rows * positive
   return {
     'positive_similarity': positive,
-    'negative_similarity': negatives / (num_rows * (num_rows - 2)),
+    'negative_similarity': negatives / float(num_rows * (num_rows - 2)),
   }

@@ -395,6 +395,23 @@ def test_memory_is_that_of_a_chunk(num_devices):
   assert memory['ring'] < memory['plain'] / 10
 
 
+@pytest.mark.parametrize('form', ['plain', *STREAMED])
+def test_more_pairs_of_rows_than_32_bits_count(form):
+  """N = 65,536 has 4e9 negatives: a number of them that must not be int32."""
+  mesh = make_mesh(8)
+  with jax.set_mesh(mesh):
+    z = jax.ShapeDtypeStruct(
+      (65536, 4), np.float32, sharding=NamedSharding(mesh, P('data'))
+    )
+    loss, metrics = jax.eval_shape(
+      lambda z: contrast(z, form=form, chunk_size=1024), z
+    )
+    judged = jax.eval_shape(
+      lambda z: losses.diagnose(z, jax.reshard(z, P()), temperature=0.1), z
+    )
+  assert {x.shape for x in (loss, *metrics.values(), *judged.values())} == {()}
+
+
 @pytest.mark.parametrize('form', STREAMED)
 def test_misuse_is_an_error(form):
   with jax.set_mesh(make_mesh(4)):
