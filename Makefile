@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo test lint format golden-configs clean
+.PHONY: help install install-dev demo test test-no-tf lint format golden-configs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
@@ -47,6 +47,9 @@ demo: $(INSTALLED) ## pretrain on real digits, probe, kNN, report (3 minutes)
 
 test: $(INSTALLED_DEV) ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-no-tf: ## every command, in a new environment without TensorFlow
+	PYTHON=$(PYTHON) .ci/no_tf
 
 lint: $(INSTALLED_DEV) ## ruff, formatting, types
 	$(BIN)/ruff check .

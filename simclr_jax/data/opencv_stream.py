@@ -9,7 +9,7 @@ workers changes nothing and to resume is to start elsewhere.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 import dataclasses
 import itertools
@@ -154,7 +154,9 @@ def _make_stream(maker: _Maker, data: config_lib.DataConfig) -> Iterator[Batch]:
     return _batches(maker, maker, threads=_num_cores(), data=data)
   chunk = _chunk_size(rows, data.num_workers)
   workers = worker_pool.WorkerPool(maker, maker.columns(), max_rows=chunk)
-  return _batches(maker, workers, threads=data.num_workers, data=data)
+  return _batches(
+    maker, workers, threads=data.num_workers, data=data, stop=workers.stop
+  )
 
 
 def _num_cores() -> int:
@@ -174,8 +176,17 @@ def _batches(
   *,
   threads: int,
   data: config_lib.DataConfig,
+  stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch]:
-  """Batches in order, the next ones under way; a failure comes in its place."""
+  """Batches in order, the next ones under way; a failure comes in its place.
+
+  Args:
+    maker: Names the batch's arrays.
+    make_rows: Fills rows of it, in several threads at once.
+    threads: Their number.
+    data: Reads `prefetch_batches`.
+    stop: Called at the end, before the threads are waited for.
+  """
   local, rows = maker.plan.local, maker.plan.rows
   chunk = _chunk_size(rows, threads)
   executor = futures.ThreadPoolExecutor(threads, 'input')
@@ -209,6 +220,5 @@ def _batches(
       yield batch
       del batch, jobs  # else a batch more would be held while the next is made
   finally:
-    if isinstance(make_rows, worker_pool.WorkerPool):
-      make_rows.stop()
+    stop()
     executor.shutdown(cancel_futures=True)

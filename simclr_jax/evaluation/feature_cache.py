@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import hashlib
+import importlib.util
 import io
 import os
 from typing import IO
@@ -129,7 +130,7 @@ class _Stream:
 
 
 def _storage_errors(path: epath.Path) -> tuple[type[Exception], ...]:
-  """What a failed write raises; TensorFlow has its own for remote paths."""
-  if '://' in os.fspath(path):
+  """What a failed write raises; TensorFlow, if there, has its own."""
+  if '://' in os.fspath(path) and importlib.util.find_spec('tensorflow'):
     return (OSError, tf.errors.OpError)
   return (OSError,)
