@@ -139,20 +139,13 @@ def test_index_batches_follow_the_plan(digits):
 def test_pictures_of_any_size_on_a_canvas(kind):
   shapes = [(10, 10), (6, 9), (40, 20), (15, 30), (100, 3), (10, 4)]
   rng = np.random.default_rng(0)
-  images = [
-    rng.integers(0, 256, (2, 2, 3))
-    .astype(np.uint8)
-    .repeat(h, 0)[:h]
-    .repeat(w, 1)[:, :w]
-    for h, w in shapes
-  ]
+  images = [rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in shapes]
   source = make_source([encode(x, kind) for x in images], encoded=True)
-  with jax.set_mesh(mesh_lib.make_mesh()) as _:
-    cache = augmentation.build_cache(
-      source,
-      data=dataclasses.replace(DATA, canvas_size=10, num_workers=2),
-      mesh=mesh_lib.make_mesh(),
-    )
+  cache = augmentation.build_cache(
+    source,
+    data=dataclasses.replace(DATA, canvas_size=10, num_workers=2),
+    mesh=mesh_lib.make_mesh(),
+  )
   np.testing.assert_array_equal(
     cache.sizes, [(10, 10), (6, 9), (10, 5), (5, 10), (10, 1), (10, 4)]
   )
@@ -167,7 +160,8 @@ def test_pictures_of_any_size_on_a_canvas(kind):
     elif place in (2, 3):  # shrunk by whole factors: means of blocks
       factor = image.shape[0] // height
       blocks = decoded.reshape(height, factor, width, factor, 3)
-      np.testing.assert_allclose(got, blocks.mean((1, 3)), atol=0.51)
+      # Pillow rounds after the rows and again after the columns.
+      np.testing.assert_allclose(got, blocks.mean((1, 3)), atol=1.01)
     rest = rows[place].copy()
     rest[:height, :width] = 0
     assert not rest.any()
