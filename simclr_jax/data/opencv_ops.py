@@ -13,11 +13,10 @@ import functools
 
 import numpy as np
 
-from simclr_jax.data import resize_weights
+from simclr_jax.data import color_matrices, resize_weights
+from simclr_jax.data.color_matrices import LUMA
 from simclr_jax.data.lazy_cv2 import cv2
 
-# ITU-R 601 luma to four digits, as TensorFlow and torchvision have it.
-LUMA = (0.2989, 0.587, 0.114)
 # Taps that together weigh less than this change nothing: half the spacing of
 # float32 below 1 is 3e-8.
 _NO_WEIGHT = 1e-8
@@ -139,6 +138,11 @@ def hue(image: np.ndarray, delta: float) -> np.ndarray:
   return add_brightness(image, -shift) if shift else image
 
 
+def yiq_hue(image: np.ndarray, delta: float) -> np.ndarray:
+  """A turn in the YIQ plane, `color_matrices.hue_matrix`; approximate."""
+  return _affine(image, color_matrices.hue_matrix(delta), np.zeros(3))
+
+
 def make_color_ops(kind: str, brightness_mode: str) -> dict[str, ColorOp]:
   """The four jitter operations by name, in torchvision's fixed order.
 
@@ -150,15 +154,16 @@ def make_color_ops(kind: str, brightness_mode: str) -> dict[str, ColorOp]:
     'multiplicative': multiply_brightness,
     'additive': add_brightness,
   }[brightness_mode]
-  contrast, saturation = {
-    'official': (channel_contrast, hsv_saturation),
-    'torchvision': (gray_contrast, gray_saturation),
+  contrast, saturation, turn_hue = {
+    'official': (channel_contrast, hsv_saturation, hue),
+    'torchvision': (gray_contrast, gray_saturation, hue),
+    'affine': (channel_contrast, gray_saturation, yiq_hue),
   }[kind]
   return {
     'brightness': brightness,
     'contrast': contrast,
     'saturation': saturation,
-    'hue': hue,
+    'hue': turn_hue,
   }
 
 

@@ -146,7 +146,7 @@ def test_crops_are_tensorflows(method, shape, box, out):
   np.testing.assert_allclose(got / 255, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize('kind', ['official', 'torchvision'])
+@pytest.mark.parametrize('kind', ['official', 'torchvision', 'affine'])
 @pytest.mark.parametrize(
   'name', ['brightness', 'contrast', 'saturation', 'hue']
 )
@@ -195,6 +195,7 @@ VARIANTS = {
     'crop_sampler': 'torchvision',
     'solarize_prob': 0.3,
   },
+  'affine': {'color_ops': 'affine'},
   'version 1': {'brightness_mode': 'additive', 'jitter_order': 'fixed'},
   'whole images': {'crop_sampler': 'none', 'resize': 'bilinear'},
   'two operations': {'contrast': 0.0, 'hue': 0.0, 'blur_sigma_per': 'batch'},
