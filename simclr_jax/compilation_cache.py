@@ -18,6 +18,7 @@ import os
 import pathlib
 import platform
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -34,9 +35,10 @@ def enable() -> pathlib.Path | None:
   Returns:
     The folder; None if JAX's settings decide otherwise or there is none.
   """
-  if jax.config.jax_compilation_cache_dir is not None:
+  settings: Any = jax.config  # Its attributes have no annotations.
+  if settings.jax_compilation_cache_dir is not None:
     return None
-  if not jax.config.jax_enable_compilation_cache:
+  if not settings.jax_enable_compilation_cache:
     return None
   try:
     folder = default_folder()

@@ -113,9 +113,12 @@ class AugmentConfig:
       (brightness, contrast, saturation, hue).
     brightness_mode: 'multiplicative' (SimCLR v2, torchvision) or 'additive'
       (SimCLR v1's code).
-    color_ops: 'official' (contrast about the per-channel mean, saturation in
-      HSV) or 'torchvision' (contrast about the mean grey value, saturation
-      blends with grey).
+    color_ops: 'official' (contrast about the per-channel mean, saturation and
+      hue in HSV), 'torchvision' (contrast about the mean grey value, saturation
+      blends with grey, hue in HSV) or 'affine', an approximation of the
+      official ones without HSV, for slow devices (contrast about the
+      per-channel mean, saturation blends with grey, hue turns in the YIQ
+      plane); its views look alike but are not those of any published result.
     gray_prob: Probability of dropping the colour.
     blur_prob: Probability of a Gaussian blur.
     blur_sigma: Least and largest sigma in pixels.
@@ -172,6 +175,13 @@ class ModelConfig:
       (layers with bias).
     compute_dtype: 'float32' or 'bfloat16' for activations; parameters,
       statistics and loss stay float32.
+    batch_norm: 'folded' (in training, a batch norm behind a 1x1 convolution
+      that does not narrow, or before a max-pool, is computed without its
+      full-size input: the same values up to rounding, a quarter less memory
+      traffic) or 'plain' (a layer of its own everywhere).
+    remat: What the backward pass computes again instead of keeping: 'none'
+      (nothing), 'norms' (all but convolutions and block outputs) or 'blocks'
+      (all but block outputs: least memory, a third more arithmetic).
   """
 
   depth: int = 50
@@ -190,6 +200,8 @@ class ModelConfig:
   head_dim: int = 128
   head_norm: str = 'batch'
   compute_dtype: str = 'float32'
+  batch_norm: str = 'folded'
+  remat: str = 'none'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ other scope does: `optimizer.param_roles` relies on it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import config as config_lib
+from simclr_jax.models import folded_norm
 
 # Truncated normal with fan_in and gain 1: not He's gain of 2 (the official
 # layers keep Keras' VarianceScaling default).
@@ -84,15 +86,126 @@ class Layers:
       use_running_average=not train,
       momentum=self.config.bn_decay,
       epsilon=self.config.bn_epsilon,
-      scale_init=(
-        nn.initializers.zeros_init()
-        if zero_init
-        else nn.initializers.ones_init()
-      ),
+      scale_init=_scale_init(zero_init),
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,
     )
+
+  def project_norm(
+    self,
+    x: jax.Array,
+    filters: int,
+    *,
+    names: tuple[str, str],
+    train: bool,
+    stride: int = 1,
+    zero_init: bool = False,
+  ) -> jax.Array:
+    """1x1 convolution and batch norm, folded together where that pays.
+
+    It pays where the convolution does not narrow: the second moments of its K
+    inputs cost K / C of the convolution's own arithmetic. With a stride the
+    plain form reads less, since it goes over the skipped positions only once.
+
+    Args:
+      x: [N, H, W, K].
+      filters: C.
+      names: Scopes of the convolution and of the batch norm.
+      train: As for `norm`.
+      stride: Of the convolution.
+      zero_init: As for `norm`.
+    """
+    conv_name, norm_name = names
+    num_inputs = x.shape[-1]
+    pays = stride == 1 and filters >= num_inputs
+    if not (self._folds(train) and pays):
+      x = self.conv(filters, 1, stride=stride, name=conv_name)(x)
+      return self.norm(name=norm_name, train=train, zero_init=zero_init)(x)
+    kernel = self._kernel((1, 1, num_inputs, filters), name=conv_name)
+    variables = self._norm_variables(filters, norm_name, zero_init=zero_init)
+    scale, bias = variables()
+    x, batch = folded_norm.project_and_normalize(
+      x, kernel[0, 0], scale, bias, self.config.bn_epsilon
+    )
+    variables.update(jax.lax.stop_gradient(batch))
+    return x
+
+  def conv_norm_relu_pool(
+    self,
+    x: jax.Array,
+    filters: int,
+    size: int,
+    *,
+    stride: int,
+    names: tuple[str, str],
+    train: bool,
+    pool_fn: Callable[[jax.Array], jax.Array],
+  ) -> jax.Array:
+    """Convolution, batch norm, ReLU and max-pool, in the cheapest order.
+
+    Args:
+      x: [N, H, W, K].
+      filters: C.
+      size: Of the convolution.
+      stride: Of the convolution.
+      names: Scopes of the convolution and of the batch norm.
+      train: As for `norm`.
+      pool_fn: The max-pool.
+    """
+    conv_name, norm_name = names
+    if not self._folds(train):
+      x = self.conv(filters, size, stride=stride, name=conv_name)(x)
+      return pool_fn(nn.relu(self.norm(name=norm_name, train=train)(x)))
+    kernel = self._kernel((size, size, x.shape[-1], filters), name=conv_name)
+    variables = self._norm_variables(filters, norm_name)
+    scale, bias = variables()
+    side = ((size - 1) // 2, (size - 1) // 2)
+    x = jax.lax.conv_general_dilated(
+      x,
+      (kernel * folded_norm.signs(scale)).astype(self.dtype),
+      window_strides=(stride, stride),
+      padding=[side, side],
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    x, batch = folded_norm.pool_and_normalize(
+      x, scale, bias, epsilon=self.config.bn_epsilon, pool_fn=pool_fn
+    )
+    variables.update(batch)
+    return x
+
+  def relu(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """ReLU of a block's output, whose own input folding does not keep."""
+    return folded_norm.relu(x) if self._folds(train) else nn.relu(x)
+
+  def _folds(self, train: bool) -> bool:
+    """In evaluation XLA fuses the plain form just as well."""
+    return train and self.config.batch_norm == 'folded'
+
+  def _kernel(
+    self, shape: tuple[int, int, int, int], *, name: str
+  ) -> jax.Array:
+    return folded_norm.ConvKernel(
+      shape, conv_init, self.param_dtype, name=name
+    )()
+
+  def _norm_variables(
+    self, filters: int, name: str, *, zero_init: bool = False
+  ) -> folded_norm.NormVariables:
+    return folded_norm.NormVariables(
+      filters,
+      self.config.bn_decay,
+      _scale_init(zero_init),
+      self.param_dtype,
+      name=name,
+    )
+
+
+def _scale_init(zero_init: bool) -> Callable[..., jax.Array]:
+  """Initialiser of a batch norm's gamma."""
+  if zero_init:
+    return nn.initializers.zeros_init()
+  return nn.initializers.ones_init()
 
 
 def shortcut_pool(x_NxHxWxC: jax.Array, stride: int) -> jax.Array:
@@ -188,7 +301,7 @@ class Block(nn.Module):
     y = self._branch(x, train=train)
     if config.se_ratio > 0:
       y = SqueezeExcite(self.layers, self.filters, name='se')(y)
-    return nn.relu(y + shortcut)
+    return self.layers.relu(y + shortcut, train=train)
 
   @property
   def num_outputs(self) -> int:
@@ -204,10 +317,13 @@ class Block(nn.Module):
     stride = self.stride
     if config.sk_ratio > 0:
       x, stride = shortcut_pool(x, stride), 1
-    x = self.layers.conv(
-      self.num_outputs, 1, stride=stride, name='downsample_conv'
-    )(x)
-    return self.layers.norm(name='downsample_bn', train=train)(x)
+    return self.layers.project_norm(
+      x,
+      self.num_outputs,
+      names=('downsample_conv', 'downsample_bn'),
+      train=train,
+      stride=stride,
+    )
 
   def _branch(self, x: jax.Array, *, train: bool) -> jax.Array:
     conv, norm = self.layers.conv, self.layers.norm
@@ -218,8 +334,11 @@ class Block(nn.Module):
       x = nn.relu(norm(name='bn1', train=train)(x))
       x = conv(self.filters, 3, name='conv2')(x)
       return norm(name='bn2', train=train, zero_init=zero)(x)
-    x = conv(self.filters, 1, name='conv1')(x)
-    x = nn.relu(norm(name='bn1', train=train)(x))
+    x = nn.relu(
+      self.layers.project_norm(
+        x, self.filters, names=('conv1', 'bn1'), train=train
+      )
+    )
     if config.sk_ratio > 0:
       x = SelectiveKernel(self.layers, self.filters, self.stride, name='sk')(
         x, train=train
@@ -227,5 +346,10 @@ class Block(nn.Module):
     else:
       x = conv(self.filters, 3, stride=self.stride, name='conv2')(x)
       x = nn.relu(norm(name='bn2', train=train)(x))
-    x = conv(self.num_outputs, 1, name='conv3')(x)
-    return norm(name='bn3', train=train, zero_init=zero)(x)
+    return self.layers.project_norm(
+      x,
+      self.num_outputs,
+      names=('conv3', 'bn3'),
+      train=train,
+      zero_init=zero,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import config as config_lib
-from simclr_jax.models import blocks
+from simclr_jax.models import blocks, remat
 
 
 class Depth(NamedTuple):
@@ -76,16 +77,21 @@ class ResNet(nn.Module):
     config = self.layers.config
     x = self._stem(x_NxHxWxC.astype(self.layers.dtype), train=train)
     depth = DEPTHS[config.depth]
+    block_fn = remat.make_block_fn(
+      lambda block, x: block(x, train=train),
+      remat=config.remat if train else 'none',
+    )
     for group, num_blocks in enumerate(depth.num_blocks):
       for j in range(num_blocks):
-        x = blocks.Block(
+        block = blocks.Block(
           self.layers,
           filters=base_filters(config.width) * 2**group,
           stride=2 if group > 0 and j == 0 else 1,
           bottleneck=depth.bottleneck,
           first_in_group=j == 0,
           name=f'layer{group + 1}_{j}',
-        )(x, train=train)
+        )
+        x = block_fn(block, x)
     # Averaged at full precision: bfloat16 would round h to 8 bits.
     return jnp.mean(x.astype(self.layers.param_dtype), axis=(1, 2))
 
@@ -101,9 +107,15 @@ class ResNet(nn.Module):
       x = nn.relu(norm(name='bn1', train=train)(x))
       x = conv(filters // 2, 3, name='conv2')(x)
       x = nn.relu(norm(name='bn2', train=train)(x))
-      x = conv(filters, 3, name='conv3')(x)
-      x = nn.relu(norm(name='bn3', train=train)(x))
+      size, stride, names = 3, 1, ('conv3', 'bn3')
     else:
-      x = conv(filters, 7, stride=2, name='conv1')(x)
-      x = nn.relu(norm(name='bn1', train=train)(x))
-    return max_pool(x, config.padding)
+      size, stride, names = 7, 2, ('conv1', 'bn1')
+    return self.layers.conv_norm_relu_pool(
+      x,
+      filters,
+      size,
+      stride=stride,
+      names=names,
+      train=train,
+      pool_fn=functools.partial(max_pool, padding=config.padding),
+    )
