@@ -235,6 +235,8 @@ def compile_for_tpu(size: int, images: int) -> list[Row]:
   """Compiled figures on one chip of the topology."""
   from benchmarks import tpu_program
 
+  # Programs for another machine cannot be kept.
+  jax.config.update('jax_enable_compilation_cache', False)
   device = tpu_program.devices_of(_TPU.value)[0]
   mesh = jax.sharding.Mesh(np.array([device]), (mesh_lib.DATA_AXIS,))
   sharding = jax.sharding.NamedSharding(mesh, P())

@@ -26,9 +26,9 @@ def make_device_views(
 ) -> DeviceViewsFn:
   """Function that makes the views of a batch, to be traced into a program.
 
-  While it runs it needs about four float32 images of the views' size for each
-  view of a device's share of the batch, and on 'device' a product of view rows
-  and canvas columns more (benchmarks/augment.py states the bytes).
+  While it runs it needs up to three float32 images of the views' size for each
+  view of a device's share of the batch: 1.8 MB at 224 px, so 1.9 GB for 512
+  images of two views (benchmarks/augment.py states the bytes as compiled).
 
   Args:
     augment: What to do.
