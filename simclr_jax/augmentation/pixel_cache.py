@@ -257,9 +257,17 @@ def _take(pixels: DevicePixels, index: jax.Array) -> jax.Array:
   return pixels.take(index)
 
 
-@functools.partial(jax.shard_map, in_specs=(P(_AXIS), P()), out_specs=P(_AXIS))
-def _take_from_owners(mine: jax.Array, index: jax.Array) -> jax.Array:
+def _take_from_owners(rows: jax.Array, index: jax.Array) -> jax.Array:
   """Rows at `index`, the same on all devices -> each device's share of them."""
+  # Made at each call: a shard_map made once keeps the mesh of its first call.
+  take = jax.shard_map(
+    _owned_rows, in_specs=(P(_AXIS), P()), out_specs=P(_AXIS)
+  )
+  return take(rows, index)
+
+
+def _owned_rows(mine: jax.Array, index: jax.Array) -> jax.Array:
+  """On each device: its rows of the whole batch, summed over the devices."""
   at = index - jax.lax.axis_index(_AXIS) * len(mine)
   owned = (at >= 0) & (at < len(mine))
   found = mine[jnp.clip(at, 0, len(mine) - 1)]
