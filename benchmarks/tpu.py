@@ -136,9 +136,9 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     'HBM against first',
   )
   lines = [f'| {" | ".join(columns)} |', '|' + '---|' * len(columns)]
-  first: dict[str, float] = {}
+  first: dict[str, dict[str, Any]] = {}
   for row in rows:
-    reference = first.setdefault(row['topology'], row['hbm_bytes'])
+    reference = first.setdefault(row['topology'], row)
     kinds = row['collectives']
     reduces = kinds.get('all-reduce', {}).get('count', 0)
     memory = (
@@ -160,7 +160,9 @@ def format_table(rows: list[dict[str, Any]]) -> str:
       f'{row["arithmetic_ms"]:.1f}',
       f'{row["memory_ms"]:.1f}',
       row['bound'],
-      f'{100 * (row["hbm_bytes"] / reference - 1):+.0f} %',
+      '-'
+      if row is reference
+      else f'{100 * (row["hbm_bytes"] / reference["hbm_bytes"] - 1):+.0f} %',
     )
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)
