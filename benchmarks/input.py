@@ -17,6 +17,7 @@ baseline, so that other work on the machine weighs on both sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import gc
 import glob
 import io
 import os
@@ -40,7 +41,10 @@ _SIZES = flags.DEFINE_list('sizes', ['32', '224'], 'Sides of the views.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each pipeline.')
 _SECONDS = flags.DEFINE_float('seconds', 3.0, 'Least time of a turn.')
 _WORKERS = flags.DEFINE_integer(
-  'workers', 0, 'config.data.num_workers of all but the baseline.'
+  'workers',
+  os.cpu_count() or 1,
+  'Worker processes of the opencv loader; 0 is threads of this process, which '
+  'Python lets take turns only where pictures are small.',
 )
 BASELINE = 'plain tf.data'
 # Name -> (loader, augment_on).
@@ -136,8 +140,10 @@ def open_pipeline(name: str, case: Case, *, side: int) -> Iterator[Any]:
     example_id=str,
     fingerprint='',
   )
+  # tf.data finds out by itself how many calls to run at once.
+  workers = _WORKERS.value if loader == 'opencv' else 0
   data = config_lib.DataConfig(
-    image_size=side, loader=loader, num_workers=_WORKERS.value
+    image_size=side, loader=loader, num_workers=workers
   )
   return make(
     source,
@@ -177,13 +183,16 @@ def measure(side: int) -> list[dict[str, Any]]:
   """All pipelines at one size, a row for each."""
   case = make_case(side)
   names = [BASELINE, *PIPELINES]
-  iterators = {name: open_pipeline(name, case, side=side) for name in names}
   turns: dict[str, list[Turn]] = {name: [] for name in names}
-  for iterator in iterators.values():
-    next(iterator)
   for _ in range(_ROUNDS.value):
     for name in names:
-      turns[name].append(take_turn(iterators[name], batch_size=case.batch_size))
+      # A new one each time: one that waits would go on filling its buffers, in
+      # the time of the others.
+      batches = open_pipeline(name, case, side=side)
+      turns[name].append(take_turn(batches, batch_size=case.batch_size))
+      del batches
+      gc.collect()
+      time.sleep(0.5)
   what = {'image_size': side, 'pictures': case.text}
   return [{**what, **summarise(name, turns)} for name in names]
 

@@ -66,7 +66,8 @@ class DataConfig:
       skipped.
     num_workers: Parallel calls that read, decode and augment; 0 lets tf.data
       choose. For loader 'opencv' worker processes; 0 works in threads of this
-      process, one for each core.
+      process, which suits few or large pictures: at 32 px Python lets them do
+      little more than take turns.
     prefetch_batches: Batches kept ready on the host.
   """
 

@@ -36,6 +36,8 @@ _PACKAGES = (
   'tensorflow',
   'tensorflow-cpu',
   'tensorflow-datasets',
+  'opencv-python-headless',
+  'pillow',
 )
 
 # Fields (or whole sections) that may differ between a run and its resumption,
