@@ -207,7 +207,8 @@ def _backward(
   )
   dx = _project(dy, scaled_KxC.T) + _project(x, pull_KxK)
   dx = (dx + constant_K).astype(x.dtype)
-  return dx, d_kernel_KxC, d_factor_C * inverse_std_C, sum_C
+  d_bias_C = sum_C.astype(scale_C.dtype)
+  return dx, d_kernel_KxC, d_factor_C * inverse_std_C, d_bias_C
 
 
 project_and_normalize.defvjp(_forward, _backward)

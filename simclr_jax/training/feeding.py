@@ -3,7 +3,8 @@
 `config.data.augment_on` decides what the host sends: finished views, uint8
 crops with their draws, or indices with their draws. The step sees views in
 every case. On the devices views are made by a program of their own, one batch
-ahead of the step, so that the step is the same program in all three cases.
+ahead of the step, in the type that the network computes in; from the host they
+come as float32, and the network rounds them.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ _PACKAGES = (
 HARMLESS = {
   'loss.implementation': 'the same loss and gradient, summed in another order',
   'loss.chunk_size': 'the same loss and gradient, summed in another order',
+  'model.batch_norm': 'the same values up to rounding',
+  'model.remat': 'the same values, computed again',
   'train.log_every': 'only when metrics are written',
   'train.diagnostics_every': 'reads embeddings, changes nothing',
   'train.profile_start': 'only a trace',

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from benchmarks import hlo, tpu
+from benchmarks import hlo, tpu_page, tpu_variants
 from simclr_jax import config as config_lib
 from simclr_jax.training import progress
 
@@ -102,7 +102,7 @@ def values():
 
 
 def test_variants():
-  rows = tpu.variants(
+  rows = tpu_variants.variants(
     values(),
     ['config.model.remat=blocks config.train.batch_size=512'],
     plain=True,
@@ -126,7 +126,7 @@ def test_variants():
 )
 def test_wrong_options_are_refused(option, message):
   with pytest.raises(ValueError, match=message):
-    tpu.apply_option(values(), option)
+    tpu_variants.apply_option(values(), option)
 
 
 def make_row(**fields):
@@ -148,7 +148,7 @@ def test_page_compares_with_the_plain_network(tmp_path):
     (tmp_path / f'{name}.json').write_text(
       json.dumps({'command': name, 'software': {'jax': '1'}, 'rows': [row]})
     )
-  lines = tpu.make_page(tmp_path).splitlines()
+  lines = tpu_page.make_page(tmp_path).splitlines()
   plain, config = [line for line in lines if line.startswith('| v5e')]
   assert '`plain` | 32 | 4.00 |' in plain and '| 7 | 2 |' in plain
   assert '`config`' in config and config.endswith('-30 % |')
@@ -156,8 +156,8 @@ def test_page_compares_with_the_plain_network(tmp_path):
 
 def test_recorded_page_is_generated():
   """docs/results/tpu/README.md is what its files say."""
-  page = tpu.HISTORY / 'README.md'
-  assert page.read_text() == tpu.make_page(tpu.HISTORY)
+  page = tpu_page.HISTORY / 'README.md'
+  assert page.read_text() == tpu_page.make_page(tpu_page.HISTORY)
 
 
 @pytest.mark.parametrize(
