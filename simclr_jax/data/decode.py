@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from simclr_jax.data import plain_image
 from simclr_jax.data.lazy_cv2 import cv2
 
 _JPEG = b'\xff\xd8\xff'
@@ -24,6 +25,8 @@ def decode(encoded: bytes) -> np.ndarray:
   Raises:
     ValueError: If the bytes are cut off or damaged.
   """
+  if encoded[:3] == _JPEG:
+    plain_image.check_jpeg_end(encoded)
   if _is_common(encoded):
     image = cv2.imdecode(
       np.frombuffer(encoded, np.uint8),
@@ -39,9 +42,9 @@ def _is_common(encoded: bytes) -> bool:
   """Whether OpenCV decodes it exactly as Pillow does, only faster."""
   if encoded[:8] == _PNG:
     # 8 bits, grey or RGB, without a transparent colour.
-    return encoded[24] == 8 and encoded[25] in (0, 2)
+    return encoded[24:26] in (b'\x08\x00', b'\x08\x02')
   if encoded[:2] == _BMP:
-    return encoded[28] == 24
+    return encoded[28:29] == b'\x18'
   return encoded[:3] == _JPEG
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 
-import PIL
 from PIL import Image
 
 # Frames that state a size: SOF0 to SOF15 without DHT, JPG and DAC between them.
@@ -65,5 +64,7 @@ def _other_size(encoded: bytes) -> tuple[int, int]:
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       return image.height, image.width
-  except PIL.UnidentifiedImageError as error:
-    raise ValueError('no known image format') from error
+  except Exception as error:  # Pillow raises whatever its plug-ins do.
+    raise ValueError(
+      f'no known image format, or a damaged header: {error}'
+    ) from error

@@ -55,12 +55,27 @@ def inspect(data: bytes) -> Inspection:
   """
   with _open(data) as image:
     image.load()
-    _check_jpeg_end(image, data)
+    if image.format in ('JPEG', 'MPO'):
+      check_jpeg_end(data)
     regular = image.format != 'PNG' or png_chunks.is_regular(data)
     width, height = image.size
     return Inspection(
       str(image.format), width, height, plain=regular and _is_plain(image, data)
     )
+
+
+def check_jpeg_end(data: bytes) -> None:
+  """Refuses a JPEG whose last scan no end marker follows.
+
+  Pillow and OpenCV take the zeros at the end of a half-copied file for grey
+  pixels; TensorFlow refuses them. Neither marker occurs within compressed data.
+
+  Raises:
+    ValueError: If the end is missing.
+  """
+  # A scan behind the last end: only the few bytes there need be searched.
+  if data.find(_JPEG_SCAN, max(data.rfind(_JPEG_END), 0)) >= 0:
+    raise ValueError('the JPEG is truncated: it has no end marker')
 
 
 def to_plain(data: bytes) -> bytes:
@@ -88,18 +103,6 @@ def _open(data: bytes) -> Image.Image:
       f'{Image.MAX_IMAGE_PIXELS}'
     )
   return image
-
-
-def _check_jpeg_end(image: Image.Image, data: bytes) -> None:
-  """Raises if no end marker follows the last scan.
-
-  Pillow takes the zeros at the end of a half-copied file for grey pixels;
-  TensorFlow refuses them. Neither marker occurs within compressed data.
-  """
-  if image.format in ('JPEG', 'MPO') and (
-    data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
-  ):
-    raise ValueError('the JPEG is truncated: it has no end marker')
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:

@@ -84,6 +84,28 @@ def test_a_cut_picture_is_refused(image_format, kept):
     decode(encoded[: int(len(encoded) * kept)])
 
 
+@pytest.mark.parametrize('progressive', [False, True])
+def test_a_jpeg_whose_tail_is_zeros_is_refused(progressive):
+  encoded = encode(picture(), 'JPEG', progressive=progressive)
+  half = len(encoded) * 3 // 4
+  with pytest.raises(ValueError, match='no end marker'):
+    decode(encoded[:half] + bytes(len(encoded) - half))
+  # The end of a thumbnail within is not the end of the picture.
+  thumbnail = b'\xff\xe1\x00\x06\xff\xd9\x00\x00'
+  inside = encoded[:2] + thumbnail + encoded[2:]
+  np.testing.assert_array_equal(decode(inside), pixels(encoded))
+  with pytest.raises(ValueError, match='no end marker'):
+    decode(inside[:half] + bytes(len(inside) - half))
+
+
+@pytest.mark.parametrize('image_format', ['JPEG', 'PNG', 'BMP', 'GIF'])
+def test_a_few_bytes_of_a_picture_are_refused(image_format):
+  encoded = encode(picture(), image_format)
+  for size in range(32):
+    with pytest.raises(ValueError):
+      decode(encoded[:size])
+
+
 def test_what_is_no_picture_is_refused():
   with pytest.raises(ValueError):
     decode(b'\xff\xd8\xff nothing')

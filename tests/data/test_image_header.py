@@ -61,6 +61,10 @@ def test_bmp_from_top_to_bottom():
     b'\xff\xd8' + bytes(50),
     b'\xff\xd8\xff\xd9',
     encode(9, 14, 'PNG')[:16] + bytes(8),
+    # 65535 x 65535 pixels: Pillow's DecompressionBombError.
+    b'GIF89a' + b'\xff' * 4 + encode(9, 14, 'GIF')[10:],
+    encode(9, 14, 'WEBP')[:24],
+    encode(9, 14, 'GIF')[:8],
   ],
 )
 def test_what_has_no_size_is_refused(data):
