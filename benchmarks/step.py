@@ -27,7 +27,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from benchmarks import result_file
+from benchmarks import result_file, step_table
 from simclr_jax import config as config_lib
 
 _NETWORKS = flags.DEFINE_list('networks', ['resnet18_32', 'resnet50_224'], '')
@@ -51,7 +51,6 @@ DEFAULT_BATCHES = {
   'resnet18_32': (512,),
   'resnet50_224': (1024, 768, 512, 384, 256, 128, 64, 32),
 }
-OUT_OF_MEMORY = 'out of memory'
 
 
 def make_config(network: str, dtype: str, *, batch: int) -> config_lib.Config:
@@ -181,12 +180,9 @@ def run_child(
     env=environment,
     check=False,
   )
-  if done.returncode == 0:
-    return json.loads(done.stdout.splitlines()[-1])
-  text = done.stdout + done.stderr
-  if 'RESOURCE_EXHAUSTED' in text or 'out of memory' in text.lower():
-    return {'error': OUT_OF_MEMORY}
-  return {'error': text[-2000:]}
+  return step_table.child_row(
+    done.returncode, stdout=done.stdout, stderr=done.stderr
+  )
 
 
 def measure(network: str, dtype: str) -> list[dict[str, Any]]:
@@ -203,7 +199,7 @@ def measure(network: str, dtype: str) -> list[dict[str, Any]]:
         row = {'error': 'not measured: torch is not installed'}
         batches = batches[:1]
     for batch in batches:
-      if not row or row.get('error') == OUT_OF_MEMORY:
+      if not row or step_table.is_out_of_memory(row):
         row = run_child(framework, network, dtype, batch=batch)
         used = batch
     row = {'framework': framework, **row}
@@ -211,43 +207,7 @@ def measure(network: str, dtype: str) -> list[dict[str, Any]]:
     # The peer gets the batch that ours has, if that fits it.
     batches = [b for b in batches if b <= used]
     logging.info('%s', rows[-1])
-  sizes = {row['parameters'] for row in rows if 'parameters' in row}
-  if len(sizes) > 1:
-    raise AssertionError(f'the networks differ: {sizes} parameters')
-  return rows
-
-
-def make_table(rows: list[dict[str, Any]]) -> str:
-  """For people; times as such are worth stating on a GPU alone."""
-  lines = [
-    f'{"network":<14}{"dtype":<10}{"batch":>6}  {"framework":<12}'
-    f'{"images/s":>10}{"MFU":>8}{"peak GiB":>10}{"vs torch":>10}'
-  ]
-  peers = {
-    (r['network'], r['dtype'], r['batch']): r.get('seconds')
-    for r in rows
-    if r['framework'] == 'torch'
-  }
-  for row in rows:
-    start = (
-      f'{row["network"]:<14}{row["dtype"]:<10}{row["batch"]:>6}  '
-      f'{row["framework"]:<12}'
-    )
-    if 'error' in row:
-      lines.append(f'{start}{row["error"].splitlines()[-1]:>10}')
-      continue
-    peer = peers.get((row['network'], row['dtype'], row['batch']))
-    cells = [
-      f'{row["batch"] / row["seconds"]:.1f}',
-      f'{row["mfu"]:.1%}' if row.get('mfu') else '-',
-      f'{row["peak_bytes"] / 2**30:.1f}' if row.get('peak_bytes') else '-',
-      f'{peer / row["seconds"]:.2f}x' if peer else '-',
-    ]
-    widths = (10, 8, 10, 10)
-    lines.append(
-      start + ''.join(f'{c:>{w}}' for c, w in zip(cells, widths, strict=True))
-    )
-  return '\n'.join(lines)
+  return step_table.check_parameters(rows)
 
 
 def main(argv: list[str]) -> None:
@@ -263,8 +223,8 @@ def main(argv: list[str]) -> None:
     for dtype in _DTYPES.value
     for row in measure(network, dtype)
   ]
-  print(make_table(rows))
   result_file.report('step', rows, out=_OUT.value)
+  print(step_table.make_table(rows))
 
 
 if __name__ == '__main__':
