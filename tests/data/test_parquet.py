@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import errno
 import fcntl
 import io
 import json
@@ -475,6 +476,39 @@ def test_too_little_room_is_said_at_once(folder, cache, monkeypatch):
   with pytest.raises(ValueError, match='XDG_CACHE_HOME'):
     _make(folder)
   assert not list(cache.glob('*.bin'))
+
+
+def test_cache_folder_that_cannot_be_made_is_said(folder, cache):
+  cache.parent.write_text('a file')
+  with pytest.raises(ValueError, match=r'cannot be written.*XDG_CACHE_HOME'):
+    _make(folder)
+
+
+@pytest.mark.parametrize('step', ['flock', 'fsync', 'replace'])
+def test_cache_folder_that_fills_is_said(folder, cache, monkeypatch, step):
+  def fail(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  module = parquet_blob.fcntl if step == 'flock' else parquet_blob.os
+  with monkeypatch.context() as patch:
+    patch.setattr(module, step, fail)
+    with pytest.raises(ValueError, match=r'No space left.*XDG_CACHE_HOME'):
+      _make(folder)
+  assert not list(cache.glob('*.tmp')) and not list(cache.glob('*.bin'))
+  assert _images(_make(folder)) == PICTURES[:9]
+
+
+def test_conversion_opens_one_file_at_a_time(folder, monkeypatch):
+  open_file, opened = parquet_schema.open_file, []
+
+  def watched(path):
+    assert all(file.closed for file in opened)
+    opened.append(open_file(path))
+    return opened[-1]
+
+  monkeypatch.setattr(parquet_schema, 'open_file', watched)
+  assert _images(_make(folder)) == PICTURES[:9]
+  assert len(opened) > 3
 
 
 def test_many_threads_read_the_same(folder):

@@ -96,22 +96,11 @@ def convert(
   kept = {path: _kept_paths(path, columns, cache_folder) for path in paths}
   pending = [path for path in paths if _load(*kept[path]) is None]
   if pending:
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    files = {path: parquet_schema.open_file(path) for path in pending}
-    needed = sum(_picture_bytes(f.metadata, columns) for f in files.values())
-    _check_room(cache_folder, needed)
-    rows = sum(file.metadata.num_rows for file in files.values())
-    logging.info(
-      'Converting %d Parquet files (%s pictures, %.1f GB) for random access, '
-      'once, to %s',
-      len(pending),
-      f'{rows:,}',
-      needed / 1e9,
-      cache_folder,
-    )
-    progress = Progress('Converted', rows)
-    for path in pending:
-      _convert_locked(path, *kept[path], columns=columns, progress=progress)
+    with _explained(cache_folder):
+      cache_folder.mkdir(parents=True, exist_ok=True)
+      progress = _announce(pending, columns, cache_folder)
+      for path in pending:
+        _convert_locked(path, *kept[path], columns=columns, progress=progress)
   indices = []
   for path in paths:
     index = _load(*kept[path])
@@ -179,6 +168,40 @@ def _load(blob: pathlib.Path, index: pathlib.Path) -> Index | None:
   return Index(blob=str(blob), reasons=reasons, **arrays)
 
 
+@contextlib.contextmanager
+def _explained(folder: pathlib.Path) -> Iterator[None]:
+  """Says what to do where the cache folder is read-only or full."""
+  try:
+    yield
+  except OSError as error:  # Errors of the Parquet files are ValueErrors.
+    raise ValueError(
+      f'the cache folder {folder} cannot be written: {error}; make it writable '
+      'and large enough, or name another one by the environment variable '
+      'XDG_CACHE_HOME'
+    ) from error
+
+
+def _announce(
+  pending: Sequence[str], columns: parquet_schema.Columns, folder: pathlib.Path
+) -> Progress:
+  """Checks that there is room, and says how much is to be done."""
+  needed = rows = 0
+  for path in pending:  # One open at a time: there may be thousands.
+    with parquet_schema.open_file(path) as file:
+      needed += _picture_bytes(file.metadata, columns)
+      rows += file.metadata.num_rows
+  _check_room(folder, needed)
+  logging.info(
+    'Converting %d Parquet files (%s pictures, %.1f GB) for random access, '
+    'once, to %s',
+    len(pending),
+    f'{rows:,}',
+    needed / 1e9,
+    folder,
+  )
+  return Progress('Converted', rows)
+
+
 def _picture_bytes(metadata: Any, columns: parquet_schema.Columns) -> int:
   leaf = f'{columns.image}.bytes' if columns.nested else columns.image
   groups = map(metadata.row_group, range(metadata.num_row_groups))
@@ -213,8 +236,15 @@ def _convert_locked(
     if _load(blob, index) is None:
       # One name: the remains of a killed process are overwritten.
       temporary = blob.with_suffix('.tmp')
-      arrays = _write_blob(path, temporary, columns=columns, progress=progress)
-      os.replace(temporary, blob)
+      try:
+        arrays = _write_blob(
+          path, temporary, columns=columns, progress=progress
+        )
+        os.replace(temporary, blob)
+      except BaseException:
+        with contextlib.suppress(OSError):
+          temporary.unlink()
+        raise
       cache.save(index, arrays)
 
 

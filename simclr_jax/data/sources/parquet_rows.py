@@ -21,19 +21,19 @@ _BATCH = 256  # rows decoded at a time
 def batches(path: str, columns: parquet_schema.Columns) -> Iterator[Any]:
   """Record batches of the wanted columns; an error names the file."""
   wanted = [columns.image, *filter(None, (columns.label, columns.id))]
-  file = parquet_schema.open_file(path)
   arrow_error = parquet_schema.pyarrow().ArrowException
-  found = file.iter_batches(batch_size=_BATCH, columns=wanted)
-  while True:
-    try:
-      batch = next(found, None)
-    except (OSError, arrow_error) as error:
-      raise ValueError(
-        f'{path} is damaged: {error}; fetch or write it again'
-      ) from error
-    if batch is None:
-      return
-    yield batch
+  with parquet_schema.open_file(path) as file:
+    found = file.iter_batches(batch_size=_BATCH, columns=wanted)
+    while True:
+      try:
+        batch = next(found, None)
+      except (OSError, arrow_error) as error:
+        raise ValueError(
+          f'{path} is damaged: {error}; fetch or write it again'
+        ) from error
+      if batch is None:
+        return
+      yield batch
 
 
 def pictures(
