@@ -22,7 +22,7 @@ from typing import Any
 from absl import app, flags
 import jax
 
-from benchmarks import result_file
+from benchmarks import recipe_curve, result_file
 from simclr_jax import config as config_lib
 from simclr_jax import console
 from simclr_jax import main as pretrain_command
@@ -33,27 +33,6 @@ from simclr_jax.training import progress as progress_lib
 
 # --config and --workdir are those of simclr_jax.main.
 _OUT = flags.DEFINE_string('out', '', 'Result file, .json; empty: none.')
-CURVE = (
-  'loss',
-  'contrast_loss',
-  'contrast_acc',
-  'knn_top1',
-  'images_per_second',
-  'input_wait_percent',
-)
-
-
-def make_curve(
-  records: list[dict[str, Any]], *, steps_per_epoch: float
-) -> list[dict[str, Any]]:
-  """The last line of every epoch (and every evaluation) by epoch."""
-  by_epoch: dict[int, dict[str, Any]] = {}
-  for record in records:
-    # A step that ends an epoch belongs to it.
-    epoch = -(-record['step'] // steps_per_epoch)
-    values = {name: record[name] for name in CURVE if name in record}
-    by_epoch.setdefault(int(epoch), {}).update(values)
-  return [{'epoch': epoch, **row} for epoch, row in sorted(by_epoch.items())]
 
 
 def measure(config: config_lib.Config, workdir: str) -> dict[str, Any]:
@@ -89,7 +68,11 @@ def measure(config: config_lib.Config, workdir: str) -> dict[str, Any]:
     'linear_top1_interval': probe['top1_interval'],
     'knn': knn,
     'seed': config.seed,
-    'curve': make_curve(records, steps_per_epoch=derived['steps_per_epoch']),
+    'curve': recipe_curve.make_curve(
+      records,
+      steps_per_epoch=derived['steps_per_epoch'],
+      total_steps=derived['total_steps'],
+    ),
     'config': passport['config'],
     'derived': derived,
     'data': passport['data'],
@@ -120,14 +103,7 @@ def make_table(row: dict[str, Any]) -> str:
       + f', {row["images_per_second"]:.0f} images/s',
       f'input wait    {row["input_wait_percent"]:.1f} %',
     ]
-  lines.append('epoch  loss     contrast_acc  kNN')
-  curve = row['curve']
-  for point in curve[:: max(1, len(curve) // 12)]:
-    knn = f'{point["knn_top1"]:.1%}' if 'knn_top1' in point else '-'
-    loss, accuracy = point.get('contrast_loss'), point.get('contrast_acc')
-    if loss is not None and accuracy is not None:
-      lines.append(f'{point["epoch"]:>5}  {loss:<8.4f} {accuracy:<13.1%} {knn}')
-  return '\n'.join(lines)
+  return '\n'.join([*lines, recipe_curve.make_table(row['curve'])])
 
 
 def main(argv: list[str]) -> None:

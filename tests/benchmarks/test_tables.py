@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import step_table
+from benchmarks import recipe_curve, step_table
+from simclr_jax import durations
 
 
 def _row(framework: str, **values: Any) -> dict[str, Any]:
@@ -65,3 +66,49 @@ def test_networks_that_differ_keep_their_rows_without_a_ratio():
 def test_a_row_without_its_peer_is_no_difference():
   rows = [_row('simclr_jax', parameters=10), _row('torch', error='none')]
   assert step_table.check_parameters(rows) == rows
+
+
+@pytest.mark.parametrize(
+  ('duration', 'num_examples', 'last'),
+  [
+    ('100 epochs', 50_000, 100),
+    ('100 epochs', 51_200, 100),
+    ('0.5 epochs', 50_000, 1),
+    ('250 steps', 51_200, 3),
+    ('300 steps', 51_200, 3),
+    ('1 steps', 51_200, 1),
+  ],
+)
+def test_curve_ends_in_the_last_epoch(
+  duration: str, num_examples: int, last: int
+):
+  size = {'num_examples': num_examples, 'batch_size': 512}
+  total = durations.total_steps(duration, **size)
+  curve = recipe_curve.make_curve(
+    [{'step': step, 'loss': step} for step in range(1, total + 1)],
+    steps_per_epoch=num_examples / 512,
+    total_steps=total,
+  )
+  assert [point['epoch'] for point in curve] == list(range(1, last + 1))
+  assert curve[-1]['loss'] == total
+  if last > 1:
+    assert curve[0]['loss'] == num_examples // 512
+
+
+def test_curve_table_prints_evaluations_and_the_last_epoch():
+  curve: list[dict[str, Any]] = [
+    {'epoch': e, 'contrast_loss': 1.0, 'contrast_acc': 0.5}
+    for e in range(1, 101)
+  ]
+  for epoch in (10, 20, 33):
+    curve[epoch - 1]['knn_top1'] = 0.25
+  del curve[32]['contrast_loss']
+  lines = recipe_curve.make_table(curve).splitlines()[1:]
+  shown = [int(line.split()[0]) for line in lines]
+  assert {10, 20, 33, 100} <= set(shown)
+  assert 12 <= len(shown) <= 18
+  assert next(x for x in lines if x.split()[0] == '33').split()[1:] == [
+    '-',
+    '50.0%',
+    '25.0%',
+  ]
