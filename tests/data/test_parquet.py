@@ -207,6 +207,12 @@ def test_single_file_and_plain_bytes(tmp_path):
   assert _images(_make(path, 'test')) == PICTURES
 
 
+def test_one_shard_of_several_is_no_data_set(folder):
+  path = folder / 'data' / 'train-00000-of-00003.parquet'
+  with pytest.raises(ValueError, match=r'1 of 3 files.* the folder .*/data'):
+    _make(path)
+
+
 def test_hidden_and_other_files_are_left_out(folder):
   _write(folder / '.partial' / 'train-00000-of-00009.parquet', PICTURES)
   _write(folder / 'data' / '.train-00001-of-00003.parquet', PICTURES)

@@ -54,11 +54,11 @@ def find(path: str) -> tuple[str, dict[str, list[File]]]:
   """Root and the files of each split, in the order of their rows.
 
   Args:
-    path: A folder or a single file.
+    path: A folder, or a single file that holds a whole split.
 
   Raises:
-    ValueError: If there is nothing, no Parquet file, more than one data set, or
-      a shard is missing.
+    ValueError: If there is nothing, no Parquet file, more than one data set, a
+      shard is missing, or `path` is one shard of several.
   """
   root, paths = _list_files(path)
   files = [parse(p) for p in paths]
@@ -130,7 +130,13 @@ def _list_files(path: str) -> tuple[str, list[str]]:
       'download them first (`huggingface-cli download`, `gsutil cp`)'
     )
   if os.path.isfile(path):
-    return os.path.dirname(path) or '.', [os.path.basename(path)]
+    folder, name = os.path.dirname(path) or '.', os.path.basename(path)
+    if (total := parse(name).total) > 1:
+      raise ValueError(
+        f'config.data.path = {path!r} is 1 of {total} files of a split; name '
+        f"the folder {folder!r} (for fewer pictures: a part as 'train[:500]')"
+      )
+    return folder, [name]
   if not os.path.isdir(path):
     raise ValueError(
       f'config.data.path = {path!r} is neither a folder nor a Parquet file'
