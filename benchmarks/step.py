@@ -1,4 +1,4 @@
-"""How fast a training step is, beside the same step in PyTorch.
+"""How fast a training step is on one card, beside the same step in PyTorch.
 
   python -m benchmarks.step --out=docs/results/step_NAME.json
 
@@ -11,7 +11,8 @@ by PyTorch's best: the same network, batch, precision and loss with
 torch.compile, channels_last, autocast to bfloat16 and the fused optimizer
 (`torch_peer.py`). Every row runs in a process of its own, in turns, so that
 neither framework holds the other's memory. The default of --batches is the
-first that fits. Prints a table and one JSON line.
+first that fits. The peer uses one card, so ours has no other: the first, unless
+CUDA_VISIBLE_DEVICES names one. Prints one JSON line and a table.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _BATCHES = flags.DEFINE_list(
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps in one timing.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timings; the median counts.')
 _SET = flags.DEFINE_multi_string(
-  'set', [], 'Config override of our rows, e.g. model.remat=conv_outputs.'
+  'set', [], 'Config override of our rows, e.g. model.remat=blocks.'
 )
 _PEER = flags.DEFINE_bool('peer', True, 'Time PyTorch too where it is there.')
 _OUT = flags.DEFINE_string('out', '', 'Result file, .json; empty: none.')
@@ -108,7 +109,9 @@ def time_ours(network: str, dtype: str, *, batch: int) -> dict[str, Any]:
     source=Source('synthetic', 10**6, 0, False, read, str, 'synthetic'),
   )
   side = config.data.image_size
-  with jax.set_mesh(run.mesh):
+  # As training/loop.py does.
+  precision = jax.default_matmul_precision(config.train.matmul_precision)
+  with jax.set_mesh(run.mesh), precision:
     shape = (batch, run.objective.num_views, side, side, 3)
     views = jax.jit(
       lambda: jax.random.uniform(
@@ -217,6 +220,8 @@ def main(argv: list[str]) -> None:
     network, dtype, batch = json.loads(_CHILD.value)
     print(json.dumps(time_ours(network, dtype, batch=batch)))
     return
+  # Of this process too: its result file names the hardware.
+  os.environ.setdefault('CUDA_VISIBLE_DEVICES', '0')
   rows = [
     row
     for network in _NETWORKS.value
