@@ -5,7 +5,7 @@
 Value and gradient with all metrics, in float32, of N rows of width 128, over
 all devices that JAX sees. Beside them the floor: the two matrix products
 (N x d)(d x N) and (N x N)(N x d) alone, which any form that computes similarity
-and gradient once cannot do without. Prints a table and one JSON line. The forms
+and gradient once cannot do without. Prints one JSON line and a table. The forms
 take turns, so that a busy machine slows all of them; times are the least and
 the median of the turns. Memory is what XLA reserves for temporaries on each
 device. Ratios are of least times.
@@ -93,6 +93,14 @@ def make_form(name: str) -> Callable[[jax.Array], Any]:
   return jax.value_and_grad(lambda z: simclr.contrast(z, loss), has_aux=True)
 
 
+def out_of_memory(error: jax.errors.JaxRuntimeError, when: str) -> str:
+  """Why a form is skipped; any error but a lack of memory is raised again."""
+  text = str(error)
+  if 'RESOURCE_EXHAUSTED' not in text:
+    raise error
+  return f'out of memory {when} it: {text.splitlines()[0][:200]}'
+
+
 def compile_forms(
   num_rows: int, z_NxD: jax.Array
 ) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -112,7 +120,12 @@ def compile_forms(
         'estimated_bytes': choice.bytes_per_device,
       }
     function = make_form(name) if name in FORMS else products
-    compiled = jax.jit(function).lower(z_NxD).compile()
+    try:
+      compiled = jax.jit(function).lower(z_NxD).compile()
+    except jax.errors.JaxRuntimeError as error:
+      row['skipped'] = out_of_memory(error, 'compiling')
+      yield row, None
+      continue
     memory = compiled.memory_analysis()
     assert memory is not None, 'this backend does not tell its memory'
     row['temporary_bytes'] = memory.temp_size_in_bytes
@@ -140,13 +153,21 @@ def measure(num_rows: int, mesh: jax.sharding.Mesh) -> list[dict[str, Any]]:
     if turn and time.perf_counter() - begin > _SECONDS.value:
       break
     for row, program in running:
+      if 'skipped' in row:
+        continue
       start = time.perf_counter()
-      result = jax.block_until_ready(program(z_NxD))
+      try:
+        result = jax.block_until_ready(program(z_NxD))
+      except jax.errors.JaxRuntimeError as error:
+        row['skipped'] = out_of_memory(error, 'running')
+        continue
       times[row['form']].append(time.perf_counter() - start)
       if row['form'] in FORMS:
         row['loss'] = float(result[0][0])
       del result
   for row, _ in running:
+    if 'skipped' in row:
+      continue
     # The first turn warms up; where it took all the time there is, it counts.
     turns = times[row['form']][1:] or times[row['form']]
     row['seconds_min'] = min(turns)
@@ -163,8 +184,10 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
       base = known[row['rows'], other]
       if 'seconds_min' in row and 'seconds_min' in base:
         row[f'time_over_{name}'] = row['seconds_min'] / base['seconds_min']
-    plain = known[row['rows'], 'plain']['temporary_bytes']
-    row['memory_over_plain'] = row['temporary_bytes'] / plain
+    # XLA reserves nothing for a small enough N; a form may not compile.
+    plain = known[row['rows'], 'plain'].get('temporary_bytes')
+    if plain and 'temporary_bytes' in row:
+      row['memory_over_plain'] = row['temporary_bytes'] / plain
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -179,14 +202,18 @@ def print_table(rows: list[dict[str, Any]]) -> None:
       print(f'{line}  skipped: {row["skipped"]}')
       continue
     ratios = [
-      f'{row[name]:.2f}' if name in row else '-'
-      for name in ('time_over_plain', 'time_over_floor')
+      f'{row[name]:{form}}' if name in row else '-'
+      for name, form in (
+        ('time_over_plain', '.2f'),
+        ('time_over_floor', '.2f'),
+        ('memory_over_plain', '.3f'),
+      )
     ]
     print(
       f'{line}{row["seconds_min"]:>10.4f}{row["seconds_median"]:>10.4f}'
       f'{ratios[0]:>9}{ratios[1]:>9}'
       f'{row["temporary_bytes"] / 2**20:>12.1f}'
-      f'{row["memory_over_plain"]:>9.3f}'
+      f'{ratios[2]:>9}'
     )
 
 
@@ -200,8 +227,8 @@ def main(argv: list[str]) -> None:
     for num_rows in map(int, _ROWS.value):
       rows += measure(num_rows, mesh)
   add_ratios(rows)
-  print_table(rows)
   result_file.report('loss', rows, out=_OUT.value)
+  print_table(rows)
 
 
 if __name__ == '__main__':
