@@ -9,9 +9,11 @@
 # the peer rows. Each benchmark writes a JSON file; one that fails is named at
 # the end, and the others still run.
 set -uo pipefail
-cd "$(dirname "$0")/.."
 data=${1:?first argument: folder that simclr_jax.prepare wrote}
 out=${2:?second argument: folder of the results}
+# Before cd: relative paths are those of the caller.
+data=$(realpath -m -- "$data") && out=$(realpath -m -- "$out") || exit
+cd "$(dirname "$0")/.." || exit
 mkdir -p "$out"
 failed=()
 
@@ -30,7 +32,8 @@ cifar=(
 )
 
 measure step "--out=$out/step.json"
-measure augment "--out=$out/augment.json"
+measure augment --images=4096,256 --step_images=512,64 \
+  "--out=$out/augment.json"
 measure loss "--out=$out/loss.json"
 for seed in 0 1 2; do
   measure train --config=configs/cifar10.py:dkobak_100 "${cifar[@]}" \
