@@ -9,8 +9,10 @@ checkpoint. The clock starts before data and program are prepared, so that
 reading, compiling, evaluation during the run and saving count; probe and kNN
 are timed by themselves. The result holds accuracy with its interval, rate,
 input wait, and loss, contrast_acc and kNN by epoch, which is what a recipe card
-needs. A workdir with a checkpoint is refused: a resumed run has no time of its
-own. Times are stated on accelerators only; a CPU's row says so.
+needs. JAX's compilation cache is off here, whatever the environment says (the
+row records it), so that compiling counts every time. A workdir with a
+checkpoint is refused: a resumed run has no time of its own. Times are stated on
+accelerators only; a CPU's row says so.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ def measure(config: config_lib.Config, workdir: str) -> dict[str, Any]:
   records = metrics_lib.read_lines(path)
   # Those of the second half: nothing compiles there any more.
   late = [r for r in records if r['step'] > derived['total_steps'] / 2]
+  settings: Any = jax.config  # Its attributes have no annotations.
   return {
     'pretrain_seconds': pretrain_seconds,
     'probe_and_knn_seconds': judge_seconds,
@@ -67,6 +70,7 @@ def measure(config: config_lib.Config, workdir: str) -> dict[str, Any]:
     'linear_top1': probe['top1'],
     'linear_top1_interval': probe['top1_interval'],
     'knn': knn,
+    'compilation_cache': settings.jax_enable_compilation_cache,
     'seed': config.seed,
     'curve': recipe_curve.make_curve(
       records,
@@ -109,6 +113,8 @@ def make_table(row: dict[str, Any]) -> str:
 def main(argv: list[str]) -> None:
   """Measures the configured run."""
   del argv
+  # Before the cache is set up; the environment was read when JAX was imported.
+  jax.config.update('jax_enable_compilation_cache', False)
   console.start()
   config = config_lib.from_config_dict(flags.FLAGS.config)
   row = measure(config, flags.FLAGS.workdir)
