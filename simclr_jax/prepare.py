@@ -9,7 +9,8 @@ DIR/data/SPLIT-00000-of-00007.parquet in the layout of Hugging Face's image data
 sets. Encoded pictures are stored as the same bytes where they can be. The files
 are read back and compared, then DIR/data appears as a whole: what an
 interrupted run leaves (DIR/.partial) is never read, and the same command begins
-again. The last lines are the flags that use the data set.
+again. The last lines are the flags that use the data set, to which
+--config.data.loader=opencv is added where there is no TensorFlow.
 
 Exit codes: 0 done, 1 failed, 2 command, config or data are wrong.
 """
@@ -212,7 +213,11 @@ def main(argv: list[str]) -> int:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
   except OSError as error:
     return console.fail(error, code=console.EXIT_FAILED)
-  print(f'use it with:\n  {overrides(config, prepared)}')
+  loader = '--config.data.loader=opencv'
+  hint = (
+    '' if config.data.loader == 'opencv' else f' (no TensorFlow: + {loader})'
+  )
+  print(f'use it with{hint}:\n  {overrides(config, prepared)}')
   return 0
 
 

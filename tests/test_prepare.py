@@ -455,6 +455,7 @@ def test_command(tmp_path):
   lines = done.stdout.splitlines()
   assert lines[0].startswith('train: 1442 pictures in 2 files, ')
   assert lines[1].startswith('test: 355 pictures in 1 file, ')
+  assert '--config.data.loader=opencv' in lines[-2]
   assert lines[-1].split() == [
     '--config.data.source=parquet',
     f'--config.data.path={out}',
