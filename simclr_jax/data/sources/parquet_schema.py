@@ -35,7 +35,8 @@ class Columns(NamedTuple):
     class_names: One per class, or empty where the schema has none.
     num_classes: As the file promises; 0 where it does not.
     num_examples: Rows of the whole split, as promised; 0 where not.
-    checked: Every picture was decoded when it was written, and is plain; the
+    checked: Every picture was decoded when it was written, and is read as it
+      is: the source that it came from had made it plain where it had to be. The
       digest in the file's metadata says which pictures those were.
   """
 
