@@ -19,8 +19,8 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
-from simclr_jax import prepare
 from simclr_jax.data import parquet_writer, plain_image
+from simclr_jax.data import preparation as prepare
 from simclr_jax.data.source import Example, Source
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
