@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from simclr_jax.data import decode as decode_lib
 from simclr_jax.data import reading
 from simclr_jax.data.source import Example, Source
 
@@ -48,9 +48,8 @@ def decode(source: Source, index: int, example: Example) -> np.ndarray:
   if isinstance(example.image, np.ndarray):
     return example.image
   try:
-    with Image.open(io.BytesIO(example.image)) as image:
-      return np.asarray(image.convert('RGB'))
-  except Exception as error:
+    return decode_lib.decode_with_pillow(example.image)
+  except ValueError as error:
     raise ValueError(
       reading.describe_failure(source, index, error=error)
     ) from error

@@ -35,7 +35,7 @@ def decode(encoded: bytes) -> np.ndarray:
     if image is None:
       raise ValueError('the picture is cut off or damaged')
     return image
-  return _decode_rare(encoded)
+  return decode_with_pillow(encoded)
 
 
 def _is_common(encoded: bytes) -> bool:
@@ -48,7 +48,10 @@ def _is_common(encoded: bytes) -> bool:
   return encoded[:3] == _JPEG
 
 
-def _decode_rare(encoded: bytes) -> np.ndarray:
+def decode_with_pillow(encoded: bytes) -> np.ndarray:
+  """As `decode`, without OpenCV."""
+  if encoded[:3] == _JPEG:
+    plain_image.check_jpeg_end(encoded)
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       if image.mode.startswith('I'):

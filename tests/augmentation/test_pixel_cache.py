@@ -252,3 +252,10 @@ def test_more_than_one_chunk(monkeypatch, digits):
 def test_free_memory_of_this_machine():
   free = device_memory.free_bytes(mesh_lib.make_mesh())
   assert free is not None and free > 1 << 20
+
+
+def test_sixteen_bits_keep_their_high_byte_as_everywhere():
+  wide = np.array([[0x0100, 0x7F80], [0xFF00, 0x00FF]], np.uint16)
+  source = make_source([encode(wide, 'PNG')], encoded=True)
+  found = canvas.decode(source, 0, source.read(0))
+  np.testing.assert_array_equal(found, np.repeat(wide[..., None] >> 8, 3, -1))

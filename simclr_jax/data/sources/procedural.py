@@ -24,6 +24,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax.data.color_matrices import LUMA
 from simclr_jax.data.source import Example, Source
 from simclr_jax.data.sources import slices
 
@@ -41,7 +42,6 @@ SHAPES = (
 )
 VERSION = 1  # Raise when a picture changes, so that the fingerprint does too.
 
-_LUMA = np.array([0.2989, 0.587, 0.114])
 _MIN_LUMA_GAP = 0.25
 _SUPERSAMPLE = 2
 _NOISE = 0.02
@@ -114,7 +114,7 @@ def draw_colors(uniform: _Uniform) -> tuple[np.ndarray, np.ndarray]:
   """RGB of motif and ground, float64 [3] each in [0, 1]."""
   while True:
     motif, ground = uniform(2, 3)
-    if abs((motif - ground) @ _LUMA) >= _MIN_LUMA_GAP:
+    if abs((motif - ground) @ LUMA) >= _MIN_LUMA_GAP:
       return motif, ground
 
 
