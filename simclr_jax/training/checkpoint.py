@@ -27,6 +27,8 @@ from simclr_jax.training import steps as steps_lib
 
 PyTree = Any
 T = TypeVar('T')
+# Within the folder of checkpoints; see Checkpointer._purge.
+_DELETED = 'deleted'
 # What callers need of the parts that know nothing of Orbax.
 CheckpointMismatch = manifest_lib.CheckpointMismatch
 DamagedCheckpoint = steps_lib.DamagedCheckpoint
@@ -83,6 +85,7 @@ class Checkpointer:
     """Opens, and creates, the folder of checkpoints (may be gs://...)."""
     self._directory = steps_lib.absolute(directory)
     self._config = config
+    self._purge()
     self._best = steps_lib.KeepBest(
       config.best_metric, num_kept=config.keep_best
     )
@@ -113,6 +116,7 @@ class Checkpointer:
         enable_async_checkpointing=config.asynchronous,
         # What a killed save left behind; finished steps are not touched.
         cleanup_tmp_directories=True,
+        todelete_subdir=_DELETED,
         # Not lightweight_initialize: the time it makes up for old steps breaks
         # the first save after a preemption notice (naive datetime).
       ),
@@ -160,6 +164,8 @@ class Checkpointer:
       best_metric=self._config.best_metric,
     )
     self._best.record(step, metrics)
+    self._manager.wait_until_finished()
+    self._purge()
     saved = self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -235,6 +241,17 @@ class Checkpointer:
   def close(self) -> None:
     """Waits, then frees threads."""
     self._manager.close()
+    self._purge()
+
+  def _purge(self) -> None:
+    """Frees the space of steps that are no longer kept.
+
+    Orbax only renames those (on a file system), which is atomic: files deleted
+    one by one would look like damage to a reader, and after a kill to the run.
+    """
+    folder = self._directory / _DELETED
+    if jax.process_index() == 0 and folder.is_dir():
+      folder.rmtree()
 
   def _newest_first(self) -> list[int]:
     return steps_lib.steps_in(self._directory)[::-1]

@@ -537,6 +537,29 @@ def test_latest_and_best_are_kept(tmp_path, metric, values, kept):
       checkpoint.load_encoder(tmp_path, step='best')
 
 
+def test_a_step_leaves_whole(tmp_path):
+  """A reader, or a run after a kill, never meets half a checkpoint."""
+  folder = tmp_path / 'checkpoints'
+  config = CheckpointConfig(keep_latest=1, keep_best=0, asynchronous=False)
+  checkpointer = checkpoint.Checkpointer(folder, config)
+  save(checkpointer, 1)
+  save(checkpointer, 2)
+  assert checkpoint.list_steps(folder) == [2]
+  (tmp_path / 'moved').mkdir()
+  (folder / 'deleted' / '1').rename(tmp_path / 'moved' / '1')
+  assert checkpoint.load_encoder(tmp_path / 'moved').step == 1
+  checkpointer.close()
+  assert [path.name for path in folder.iterdir()] == ['2']
+
+
+def test_what_a_killed_run_had_not_deleted_yet_is_deleted(workdir):
+  folder = workdir / 'checkpoints'
+  (folder / 'deleted').mkdir()
+  (folder / '80').rename(folder / 'deleted' / '80')
+  checkpoint.Checkpointer(folder, SYNC).close()
+  assert [path.name for path in folder.iterdir()] == ['90']
+
+
 _SAVE_AND_DIE = """
 import os, pathlib, signal, sys
 import jax.numpy as jnp, numpy as np
