@@ -19,6 +19,7 @@ import sys
 
 from absl import app, flags
 
+from simclr_jax import flag_errors
 from simclr_jax.evaluation import command_line, jobs
 
 command_line.define_section('knn')
@@ -32,4 +33,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('checkpoint')
-  sys.exit(app.run(main))
+  sys.exit(app.run(main, flags_parser=flag_errors.parse))

@@ -16,7 +16,7 @@ import jax
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import console, evaluation
+from simclr_jax import console, evaluation, flag_errors
 from simclr_jax.training import checkpoint, failures, loop
 from simclr_jax.training import run as run_lib
 from simclr_jax.training.state import TrainState
@@ -74,4 +74,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  app.run(main, flags_parser=flag_errors.parse)

@@ -24,7 +24,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import console
+from simclr_jax import console, flag_errors
 from simclr_jax.data import preparation
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -73,4 +73,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'out'])
-  sys.exit(app.run(main))
+  sys.exit(app.run(main, flags_parser=flag_errors.parse))

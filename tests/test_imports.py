@@ -20,6 +20,7 @@ RANKS = {
   'config_checks': 0,
   'console': 0,
   'durations': 0,
+  'flag_errors': 0,
   'loss_choice': 0,
   'resolve': 0,
   'data': 1,
@@ -39,6 +40,7 @@ ROOT_FILES = (
   'config_checks',
   'console',
   'durations',
+  'flag_errors',
   'loss_choice',
   'resolve',
 )

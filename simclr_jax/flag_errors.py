@@ -1,0 +1,181 @@
+"""A command line read, or refused in one line.
+
+absl prints a traceback where a config file raises, and an unknown field or a
+missing file surfaces pages later; a person who has mistyped something wants the
+place of it. `app.run(main, flags_parser=flag_errors.parse)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import difflib
+import os
+import sys
+import traceback
+import typing
+
+from absl import flags
+import ml_collections
+
+from simclr_jax import config as config_lib
+from simclr_jax import console
+
+_CONFIG = 'config'
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Arguments that are no flags; exits with code 2 where a flag is wrong.
+
+  `--verbosity=1` shows where an error happened, here too.
+  """
+  try:
+    return _parse(argv)
+  except (flags.Error, ValueError) as error:
+    if any(a.lstrip('-') in ('verbosity=1', 'v=1') for a in argv):
+      traceback.print_exception(error)
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    sys.exit(console.EXIT_WRONG_INPUT)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """As `parse`; raises instead of exiting.
+
+  Raises:
+    ValueError: If a config file cannot be used.
+    flags.Error: If another flag is wrong.
+  """
+  path = ''
+  if has_config := _CONFIG in flags.FLAGS:
+    path = _config_path(argv)
+    _check_file(path)
+    _check_fields(argv)
+  try:
+    rest: list[str] = flags.FLAGS(list(argv))
+  except Exception as error:
+    # A config file is a program and may raise anything; what it did not raise
+    # is absl's own, and says what is wrong.
+    raised = _raised_in(path, error)
+    if path and raised is None and f'--{_CONFIG}=None' in str(error):
+      raised = f'--config={path}: get_config() returns nothing'
+    if raised is None and isinstance(error, flags.Error):
+      raise
+    raise ValueError(raised or _describe(error)) from error
+  if has_config:
+    _check_value(path, flags.FLAGS[_CONFIG].value)
+  return rest
+
+
+def _config_path(argv: Sequence[str]) -> str:
+  """File that the last `--config` names; '' if there is none."""
+  path = ''
+  for i, argument in enumerate(argv):
+    if not argument.startswith('-'):
+      continue
+    name, equals, value = argument.lstrip('-').partition('=')
+    if name == _CONFIG:
+      path = value if equals else ''.join(argv[i + 1 : i + 2])
+  # As ml_collections divides it.
+  return path.split(':', 1)[0]
+
+
+def _check_file(path: str) -> None:
+  if not path or os.path.isfile(path):
+    return
+  if os.path.isdir(path):
+    raise ValueError(f'--config={path} is a folder; a config file is wanted')
+  folder, name = os.path.split(path)
+  hint = '; its folder does not exist either'
+  if os.path.isdir(folder or '.'):
+    close = difflib.get_close_matches(name, os.listdir(folder or '.'), n=1)
+    found = [os.path.join(folder, c) for c in close]
+    hint = f' (did you mean {found[0]!r}?)' if found else ''
+  raise ValueError(f'--config={path} does not exist{hint}')
+
+
+def _check_fields(argv: Sequence[str]) -> None:
+  """Raises if an override names no field of the schema."""
+  for argument in argv:
+    name = argument.lstrip('-').partition('=')[0]
+    if argument.startswith('-') and name.startswith(f'{_CONFIG}.'):
+      _check_field(name)
+
+
+def _check_field(name: str) -> None:
+  cls: type = config_lib.Config
+  _, *parts = name.split('.')
+  for i, part in enumerate(parts):
+    where = '.'.join((_CONFIG, *parts[:i]))
+    hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+    if not hints:
+      raise ValueError(f'--{name}: {where} is a single value without fields')
+    if part not in hints:
+      close = difflib.get_close_matches(part, hints, n=1)
+      hint = f'did you mean {close[0]!r}?' if close else 'no name is close;'
+      raise ValueError(
+        f'--{name}: {where} has no field {part!r}; {hint} known: '
+        f'{", ".join(hints)}'
+      )
+    cls = hints[part]
+  if dataclasses.is_dataclass(cls):
+    raise ValueError(
+      f'--{name} is a section, which cannot be replaced whole; give its '
+      f'fields, e.g. --{name}.{dataclasses.fields(cls)[0].name}=...'
+    )
+
+
+def _check_value(path: str, value: object) -> None:
+  if isinstance(value, ml_collections.ConfigDict):
+    return
+  try:
+    # What ml_collections makes of an OSError raises it at the first look.
+    getattr(value, 'seed', None)
+  except OSError as error:
+    text = str(error).strip().splitlines()[-1]
+    raise ValueError(f'--config={path}: {text}') from error
+  raise ValueError(
+    f'--config={path}: get_config() gives {type(value).__name__}, not an '
+    'ml_collections.ConfigDict (simclr_jax.config.to_config_dict makes one)'
+  )
+
+
+def _raised_in(path: str, error: BaseException) -> str | None:
+  """What the config file raised, and where; None if it raised nothing."""
+  for cause in _causes(error):
+    if isinstance(cause, SyntaxError) and _same(cause.filename, path):
+      return f'{path}, line {cause.lineno}: {cause.msg}'
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(cause.__traceback__)
+      if _same(frame.filename, path)
+    ]
+    if lines:
+      return f'{path}, line {lines[-1]}: {_describe(cause)}'
+    if isinstance(cause, AttributeError) and 'get_config' in str(cause):
+      return f'{path} has no function get_config()'
+    if isinstance(cause, TypeError) and 'get_config()' in str(cause):
+      return f'{path}: {cause}; after the colon of --config comes a preset'
+    if isinstance(cause, (SyntaxError, UnicodeDecodeError)):
+      return f'{path} is no Python file: {cause}'
+  return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+  """The error that was raised first, then those that came of it."""
+  chain = [error]
+  while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+    chain.append(before)
+  yield from reversed(chain)
+
+
+def _same(filename: str | None, path: str) -> bool:
+  return bool(filename and path) and os.path.realpath(
+    str(filename)
+  ) == os.path.realpath(path)
+
+
+def _describe(error: BaseException) -> str:
+  text = ' '.join(str(error).split())
+  if isinstance(error, ValueError):
+    return text
+  return f'{type(error).__name__}: {text}'
