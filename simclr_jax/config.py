@@ -288,6 +288,11 @@ class TrainConfig:
     profile_start: Step at which a profiler trace starts; -1 is never.
     profile_steps: Length of the traced window.
     matmul_precision: 'default' (the fastest of the device) or 'highest'.
+    on_non_finite: What a step does whose loss, gradient or new state is not
+      finite: 'stop' ends the run, 'skip' undoes it and goes on with the next
+      batch.
+    max_skipped_steps: Steps in a row that may be skipped; one more ends the
+      run.
   """
 
   batch_size: int = 4096
@@ -297,6 +302,8 @@ class TrainConfig:
   profile_start: int = -1
   profile_steps: int = 5
   matmul_precision: str = 'default'
+  on_non_finite: str = 'stop'
+  max_skipped_steps: int = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +317,8 @@ class CheckpointConfig:
       none.
     best_metric: 'knn_top1', 'online_top1' or 'loss'.
     asynchronous: Write in the background.
+    max_failed_saves: Saves in a row that may fail (a full disk) while training
+      goes on; one more ends the run.
   """
 
   every: str = '1 epochs'
@@ -317,6 +326,7 @@ class CheckpointConfig:
   keep_best: int = 0
   best_metric: str = 'knn_top1'
   asynchronous: bool = True
+  max_failed_saves: int = 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,8 @@ HARMLESS = {
   'model.remat': 'the same values, computed again',
   'train.log_every': 'only when metrics are written',
   'train.diagnostics_every': 'reads embeddings, changes nothing',
+  'train.on_non_finite': 'decides on steps that the other cannot take',
+  'train.max_skipped_steps': 'decides on steps that the other cannot take',
   'train.profile_start': 'only a trace',
   'train.profile_steps': 'only a trace',
   'checkpoint': 'only when checkpoints are saved and which are kept',

@@ -69,6 +69,7 @@ class Run:
       optimizer=self.optimizer,
       schedule=self.schedule,
       seed=self.config.seed,
+      on_non_finite=self.config.train.on_non_finite,
     )
 
 

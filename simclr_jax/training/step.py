@@ -11,6 +11,7 @@ import optax
 
 from simclr_jax import losses
 from simclr_jax.objectives.objective import LossResult, Objective
+from simclr_jax.training import non_finite
 from simclr_jax.training.state import PyTree, TrainState, stream_key
 
 
@@ -39,11 +40,14 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   seed: int,
+  on_non_finite: str,
 ) -> StepFn:
   """The step as a function of (state, batch); the caller's state is donated.
 
   Loss, gradients and batch statistics are those of the global batch, whatever
   the mesh: the batch is sharded over 'data', the parameters are replicated.
+  With `on_non_finite` 'skip', a step that is not finite is undone, see
+  `non_finite.undo`.
   """
 
   def train_step(
@@ -82,6 +86,8 @@ def make_train_step(
       opt_state=opt_state,
       extra=objective.after_update(result.extra, params),
     )
+    if on_non_finite == 'skip':
+      new_state, metrics = non_finite.undo(state, new_state, metrics)
     return new_state, StepOutput(metrics, result.z)
 
   return jax.jit(train_step, donate_argnums=0)
