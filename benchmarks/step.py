@@ -213,13 +213,13 @@ def measure(network: str, dtype: str) -> list[dict[str, Any]]:
   return step_table.check_parameters(rows)
 
 
-def main(argv: list[str]) -> None:
-  """Times every network and precision, or one row as a child."""
+def main(argv: list[str]) -> int:
+  """Times every network and precision, or one row as a child; 1 on failure."""
   del argv
   if _CHILD.value:
     network, dtype, batch = json.loads(_CHILD.value)
     print(json.dumps(time_ours(network, dtype, batch=batch)))
-    return
+    return 0
   # Of this process too: its result file names the hardware.
   os.environ.setdefault('CUDA_VISIBLE_DEVICES', '0')
   rows = [
@@ -230,6 +230,7 @@ def main(argv: list[str]) -> None:
   ]
   result_file.report('step', rows, out=_OUT.value)
   print(step_table.make_table(rows))
+  return int(any(r['framework'] == 'ours' and 'error' in r for r in rows))
 
 
 if __name__ == '__main__':
