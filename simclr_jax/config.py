@@ -543,7 +543,8 @@ def _build(
   """
   if not isinstance(values, collections.abc.Mapping):
     place = f'config.{where}'.rstrip('.')
-    problems.append(f'{place} must be a section of fields, got {values!r}')
+    found = config_checks.show(values)
+    problems.append(f'{place} must be a section of fields, got {found}')
     unreadable.append(where)
     return cls()
   hints = typing.get_type_hints(cls)
@@ -551,7 +552,8 @@ def _build(
   for name, value in values.items():
     path = f'{where}{name}'
     if name not in hints:
-      close = difflib.get_close_matches(str(name), hints, n=1)
+      path = f'{where}{config_checks.show(name)[1:-1]}'
+      close = difflib.get_close_matches(str(name)[:99], hints, n=1)
       hint = f'did you mean {close[0]!r}?' if close else 'no name is close;'
       problems.append(
         f'config.{path} is not a field; {hint} known: {", ".join(hints)}'
@@ -565,7 +567,8 @@ def _build(
         known[name] = _coerce(hints[name], value)
       except TypeError:
         problems.append(
-          f'config.{path} must be {_type_name(hints[name])}, got {value!r}'
+          f'config.{path} must be {_type_name(hints[name])}, got '
+          f'{config_checks.show(value)}'
         )
         unreadable.append(path)
   return cls(**known)
@@ -588,6 +591,8 @@ def _coerce(hint: Any, value: Any) -> Any:
     return tuple(_coerce(t, v) for t, v in zip(inner, value, strict=True))
   # bool is an int in Python: `width=True` must not pass as 1.0.
   if isinstance(value, bool) and hint is not bool:
+    raise TypeError
+  if isinstance(value, int) and abs(value) >= 2**63:
     raise TypeError
   if hint is float and isinstance(value, int):
     return float(value)

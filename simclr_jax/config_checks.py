@@ -34,6 +34,12 @@ OBJECTIVES = ('simclr',)  # Keys of simclr_jax.objectives.OBJECTIVES.
 LOSS_IMPLEMENTATIONS = ('auto', 'plain', 'chunked', 'ring')
 BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
 PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
+# Beyond these a slip of the keyboard would be answered by the operating system,
+# after it has killed the process for want of memory.
+MAX_SIDE = 8192  # pixels of a view
+MAX_UNITS = 2**20  # of a layer
+MAX_INT = 2**31 - 1  # What counts on devices holds.
+_MAX_SHOWN = 200  # characters of a value in a message
 
 
 class _Checker:
@@ -71,7 +77,8 @@ class _Checker:
       for u in self.unreadable
     )
     if readable:
-      self.problems.append(f'config.{path} = {self.get(path)!r}: {allowed}')
+      value = show(self.get(path))
+      self.problems.append(f'config.{path} = {value}: {allowed}')
 
   def one_of(self, path: str, *allowed: Any) -> None:
     value = self.get(path)
@@ -83,8 +90,10 @@ class _Checker:
       self.fail(path, f'must be one of {", ".join(map(repr, allowed))}{hint}')
 
   def within(self, path: str, low: float, high: float = math.inf) -> None:
-    """low <= value <= high; NaN and infinity never pass."""
+    """low <= value <= high; NaN, infinity, int above MAX_INT never pass."""
     value = self.get(path)
+    if isinstance(value, int):
+      high = min(high, MAX_INT)
     if not (low <= value <= high) or math.isinf(value):
       upper = '' if math.isinf(high) else f' and at most {high:g}'
       self.fail(path, f'must be at least {low:g}{upper} and finite')
@@ -140,18 +149,29 @@ def find_problems(
   return check.problems
 
 
+def show(value: Any) -> str:
+  """`repr`, cut where it is long: a message is read by a person."""
+  try:
+    text = repr(value)
+  except ValueError:  # Python writes no integer of more than 4300 digits.
+    return 'a number of thousands of digits'
+  if len(text) <= _MAX_SHOWN:
+    return text
+  return f'{text[:_MAX_SHOWN]}... ({len(text)} characters)'
+
+
 def _check_data(check: _Checker) -> None:
   data = check.config.data
   check.one_of('data.source', *DATA_SOURCES)
   check.one_of('data.labels_from', 'none', 'folders')
-  check.within('data.image_size', 4)
+  check.within('data.image_size', 4, MAX_SIDE)
   check.one_of('data.loader', 'tf', 'opencv')
   check.one_of('data.augment_on', 'host', 'hybrid', 'device')
   check.one_of('data.device_cache', 'auto', 'replicated', 'sharded')
-  check.within('data.canvas_size', 0)
+  check.within('data.canvas_size', 0, MAX_SIDE)
   check.within('data.max_bad_fraction', 0, 1)
-  check.within('data.num_workers', 0)
-  check.within('data.prefetch_batches', 1)
+  check.within('data.num_workers', 0, 1024)
+  check.within('data.prefetch_batches', 1, 1024)
   if data.source == 'tfds' and not data.name:
     check.fail(
       'data.name',
@@ -245,7 +265,7 @@ def _check_augment(check: _Checker) -> None:
 def _check_model(check: _Checker) -> None:
   model = check.config.model
   check.one_of('model.depth', *BACKBONE_DEPTHS)
-  check.positive('model.width')
+  check.within('model.width', 1e-3, 100)
   check.within('model.sk_ratio', 0, 1)
   check.within('model.se_ratio', 0, 1)
   if model.sk_ratio > 0 and model.se_ratio > 0:
@@ -267,8 +287,8 @@ def _check_model(check: _Checker) -> None:
   check.positive('model.bn_epsilon')
   check.one_of('model.head', 'nonlinear', 'linear', 'none')
   check.within('model.head_layers', 0, 4)
-  check.within('model.head_hidden', 0)
-  check.within('model.head_dim', 1)
+  check.within('model.head_hidden', 0, MAX_UNITS)
+  check.within('model.head_dim', 1, MAX_UNITS)
   check.one_of('model.head_norm', 'batch', 'none')
   check.one_of('model.compute_dtype', 'float32', 'bfloat16')
   check.one_of('model.batch_norm', 'folded', 'plain')

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 
+_LONGEST = 1e15  # Beyond, sums of floats are no whole numbers any more.
 UNITS = ('steps', 'epochs', 'examples')
 _PATTERN = re.compile(r'^\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*$', re.I)
 
@@ -30,15 +30,15 @@ def parse(text: str) -> Duration:
   unit = unit if unit.endswith('s') else unit + 's'
   if not match or unit not in UNITS:
     raise ValueError(
-      f'{text!r} is not a duration; write a number and a unit '
+      f'{text[:99]!r} is not a duration; write a number and a unit '
       f"({', '.join(UNITS)}), e.g. '10 epochs'"
     )
   try:
     amount = float(match.group(1))
   except ValueError:
-    raise ValueError(f'{match.group(1)!r} is not a number') from None
-  if not math.isfinite(amount):
-    raise ValueError(f'{text!r} is too long for a number')
+    raise ValueError(f'{match.group(1)[:99]!r} is not a number') from None
+  if amount > _LONGEST:
+    raise ValueError(f'{text[:99]!r} is longer than {_LONGEST:g} {unit}')
   if unit != 'epochs' and amount != int(amount):
     raise ValueError(f'{text!r}: {unit} must be a whole number')
   return Duration(amount=amount, unit=unit)

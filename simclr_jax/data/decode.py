@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from simclr_jax.data import plain_image
+from simclr_jax.data import image_header, plain_image
 from simclr_jax.data.lazy_cv2 import cv2
 
 _JPEG = b'\xff\xd8\xff'
@@ -23,15 +23,20 @@ def decode(encoded: bytes) -> np.ndarray:
   is dropped, an animation is its first frame.
 
   Raises:
-    ValueError: If the bytes are cut off or damaged.
+    ValueError: If the bytes are cut off, damaged, of another format, or claim
+      more pixels than image_header.MAX_PIXELS.
   """
+  image_header.image_size(encoded)
   if encoded[:3] == _JPEG:
     plain_image.check_jpeg_end(encoded)
   if _is_common(encoded):
-    image = cv2.imdecode(
-      np.frombuffer(encoded, np.uint8),
-      cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
-    )
+    try:
+      image = cv2.imdecode(
+        np.frombuffer(encoded, np.uint8),
+        cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+      )
+    except cv2.error as error:  # Limits of its own, as a side of 2**20 pixels.
+      raise ValueError(' '.join(str(error).split())) from error
     if image is None:
       raise ValueError('the picture is cut off or damaged')
     return image
@@ -53,7 +58,9 @@ def decode_with_pillow(encoded: bytes) -> np.ndarray:
   if encoded[:3] == _JPEG:
     plain_image.check_jpeg_end(encoded)
   try:
-    with Image.open(io.BytesIO(encoded)) as image:
+    formats = plain_image.FORMATS
+    with Image.open(io.BytesIO(encoded), formats=formats) as image:
+      image_header.check_pixels(image.height, image.width)
       if image.mode.startswith('I'):
         wide = np.asarray(image).astype(np.int64)
         high = (wide.clip(0, 65535) >> 8).astype(np.uint8)

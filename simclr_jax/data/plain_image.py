@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, WebPImagePlugin
 
-from simclr_jax.data import png_chunks
+from simclr_jax.data import image_header, png_chunks
 
 # What Pillow tries; it loads plug-ins beyond the commonest only when asked.
 # JPEG covers the multi-picture files of cameras, which it then calls 'MPO'.
@@ -49,7 +49,7 @@ def inspect(data: bytes) -> Inspection:
   """Decodes a picture to the end and says what it is.
 
   Raises:
-    ValueError: If it is empty, larger than Pillow's MAX_IMAGE_PIXELS, a JPEG
+    ValueError: If it is empty, of more than image_header.MAX_PIXELS, a JPEG
       without an end or a PNG whose pixels do not have their checksums.
     Exception: Whatever Pillow raises for damaged or unknown data.
   """
@@ -95,13 +95,7 @@ def _open(data: bytes) -> Image.Image:
   if not data:
     raise ValueError('the file is empty')
   image = Image.open(io.BytesIO(data), formats=FORMATS)
-  pixels = image.width * image.height
-  # Pillow only warns up to twice the limit.
-  if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
-    raise ValueError(
-      f'{pixels} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = '
-      f'{Image.MAX_IMAGE_PIXELS}'
-    )
+  image_header.check_pixels(image.height, image.width)
   return image
 
 

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from typing import NamedTuple
+import stat
+from typing import IO, NamedTuple
 import zipfile
+import zlib
 
 import numpy as np
 
 _NPY_SPLIT = re.compile(r'([\w.]+)_images\.npy')
 _KEY_SPLIT = re.compile(r'([\w.]+)_images')
 _SHOWN = 10  # entries of a list in a message
+# What zipfile and NumPy raise for damaged, encrypted or unknown contents.
+_UNREADABLE = (
+  OSError,
+  ValueError,
+  EOFError,
+  KeyError,
+  RuntimeError,  # And NotImplementedError: encrypted, unknown compression.
+  OverflowError,
+  SyntaxError,  # A header that is no Python literal.
+  UnicodeError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 class Place(NamedTuple):
@@ -95,10 +111,12 @@ def _wanted(keys: list[str]) -> str:
 
 def _keys(path: str) -> list[str]:
   try:
-    # A single .npy would come as an array, which is no context.
+    _check_regular(path)
     with zipfile.ZipFile(path) as archive:
       members = archive.namelist()
-  except (OSError, zipfile.BadZipFile) as error:
+      if len(set(members)) < len(members):
+        raise OSError('two of its arrays have the same name')
+  except _UNREADABLE as error:
     raise ValueError(
       f'{path} is no .npz file: {error}; an .npy must be named '
       'SPLIT_images.npy, and config.data.path its folder'
@@ -113,17 +131,61 @@ def load(place: Place) -> np.ndarray:
     ValueError: If it cannot be read.
   """
   try:
+    _check_regular(place.path)
     if not place.key:
       return np.load(place.path, mmap_mode='r', allow_pickle=False)
-    with (
-      open(place.path, 'rb') as handle,
-      np.load(handle, allow_pickle=False) as file,
-    ):
-      array = file[place.key]
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    with zipfile.ZipFile(place.path) as archive:
+      array = _read_member(archive, place.key)
+  except _UNREADABLE as error:
     raise ValueError(f'{describe(place)} cannot be read: {error}') from error
   array.flags.writeable = False
   return array
+
+
+def _check_regular(path: str) -> None:
+  # A pipe would be waited for, for ever.
+  if not stat.S_ISREG(os.stat(path).st_mode):
+    raise ValueError('it is a pipe, socket or device, not a file')
+
+
+def _read_member(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+  """An array of an .npz, once it is known to be as large as it says.
+
+  A thousandth of its size may hold an array, and a header of 128 bytes may
+  claim any size: NumPy would begin to make room for it.
+  """
+  (info,) = (
+    i for i in archive.infolist() if i.filename.removesuffix('.npy') == key
+  )
+  memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  if info.file_size > memory:
+    raise ValueError(
+      f'it has {info.file_size / 1e9:.1f} GB, this machine {memory / 1e9:.1f} '
+      'of memory; write it as SPLIT_images.npy, which is mapped'
+    )
+  with archive.open(info) as file:
+    shape, dtype = _read_header(file)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > info.file_size:
+      raise ValueError(
+        f'its header says {dtype} {list(shape)}, which is {claimed} bytes, and '
+        f'it holds {info.file_size}'
+      )
+  with archive.open(info) as file:
+    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+  version = np.lib.format.read_magic(file)
+  if version not in ((1, 0), (2, 0)):
+    raise ValueError(f'its .npy format {version} is unknown')
+  read = (
+    np.lib.format.read_array_header_1_0
+    if version == (1, 0)
+    else np.lib.format.read_array_header_2_0
+  )
+  shape, _, dtype = read(file)
+  return shape, dtype
 
 
 def describe(place: Place) -> str:

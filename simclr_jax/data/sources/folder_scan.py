@@ -13,6 +13,7 @@ import concurrent.futures
 import hashlib
 import os
 import pathlib
+import stat
 import time
 from typing import NamedTuple
 import warnings
@@ -35,7 +36,9 @@ EXTENSIONS = (
   '.bmp',
   '.gif',
 )
-_VERSION = 2  # Raise when the columns or the meaning of `plain` change.
+_VERSION = 3  # Raise when columns, the meaning of `plain` or limits change.
+# A picture of image_header.MAX_PIXELS takes less in every format.
+_MAX_BYTES = 1 << 30
 _BLOCK = 4096  # files between looking at the clock
 _LOG_EVERY_S = 10.0
 _SAVE_EVERY_S = 60.0
@@ -78,7 +81,7 @@ def list_pictures(root: str) -> Listing:
   """
   pictures: list[str] = []
   ignored: collections.Counter[str] = collections.Counter()
-  for path in _walk(root, '', ancestors=()):
+  for path in walk(root):
     extension = os.path.splitext(path)[1].lower()
     if extension in EXTENSIONS:
       pictures.append(path)
@@ -87,9 +90,21 @@ def list_pictures(root: str) -> Listing:
   return Listing(sorted(pictures, key=os.fsencode), dict(ignored))
 
 
-def _walk(
-  root: str, relative: str, *, ancestors: tuple[tuple[int, int], ...]
+def walk(
+  root: str, relative: str = '', *, ancestors: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[str]:
+  """Relative paths of all files, following links but no loops.
+
+  Names that start with a dot are left out.
+
+  Args:
+    root: Folder.
+    relative: Folder below it that is walked.
+    ancestors: Device and inode of the folders that it lies in.
+
+  Raises:
+    ValueError: If a folder cannot be listed.
+  """
   folder = os.path.join(root, relative)
   try:
     status = os.stat(folder)
@@ -98,7 +113,7 @@ def _walk(
   except OSError as error:
     raise ValueError(
       f'cannot list the folder {folder}: {error}; make it readable or move it '
-      'out of config.data.path, else its pictures would be missing silently'
+      'out of config.data.path, else what it holds would be missing silently'
     ) from error
   # A link to a folder that we are in would never end.
   here = (status.st_dev, status.st_ino)
@@ -107,7 +122,7 @@ def _walk(
   for entry in found:
     path = f'{relative}/{entry.name}' if relative else entry.name
     if is_folder(entry):
-      yield from _walk(root, path, ancestors=(*ancestors, here))
+      yield from walk(root, path, ancestors=(*ancestors, here))
     else:
       yield path
 
@@ -176,6 +191,11 @@ def _examine(root: str, path: str, *, known: File | None) -> File:
     file = file._replace(size=status.st_size, mtime_ns=status.st_mtime_ns)
     if known and known[:3] == file[:3]:
       return known
+    # A pipe would be waited for, and a device gives bytes for ever.
+    if not stat.S_ISREG(status.st_mode):
+      raise ValueError('it is a pipe, socket or device, not a file')
+    if status.st_size > _MAX_BYTES:
+      raise ValueError('it is larger than 1 GiB, which no picture is')
     with open(full, 'rb') as handle:
       data = handle.read()
     file = file._replace(crc=zlib.crc32(data))

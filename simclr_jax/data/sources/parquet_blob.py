@@ -37,7 +37,7 @@ from simclr_jax.data import cache
 from simclr_jax.data.progress import Progress
 from simclr_jax.data.sources import parquet_rows, parquet_schema
 
-_VERSION = 1  # Raise when the columns or the meaning of `plain` change.
+_VERSION = 2  # Raise when columns, the meaning of `plain` or limits change.
 _COLUMNS: dict[str, type] = {
   'sizes': np.int64,
   'crcs': np.uint32,

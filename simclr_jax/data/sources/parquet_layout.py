@@ -22,6 +22,8 @@ import os
 import re
 from typing import NamedTuple
 
+from simclr_jax.data.sources import folder_scan
+
 _KEYWORDS = (
   'train|training|validation|valid|val|dev|test|testing|eval|evaluation'
 )
@@ -141,16 +143,11 @@ def _list_files(path: str) -> tuple[str, list[str]]:
     raise ValueError(
       f'config.data.path = {path!r} is neither a folder nor a Parquet file'
     )
-  found: list[str] = []
-  for folder, names, files in os.walk(path, followlinks=True):
-    names[:] = sorted(n for n in names if not n.startswith('.'))
-    relative = os.path.relpath(folder, path)
-    prefix = '' if relative == '.' else relative.replace(os.sep, '/') + '/'
-    found += [
-      prefix + name
-      for name in files
-      if name.endswith(_EXTENSION) and not name.startswith(('.', '_'))
-    ]
+  found = [
+    name
+    for name in folder_scan.walk(path)
+    if name.endswith(_EXTENSION) and not os.path.basename(name).startswith('_')
+  ]
   if not found:
     there = sorted(os.listdir(path))[:_SHOWN]
     raise ValueError(
