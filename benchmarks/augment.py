@@ -233,11 +233,11 @@ def measure_here(size: int, images: int, *, step_images: int) -> list[Row]:
 
 def compile_for_tpu(size: int, images: int) -> list[Row]:
   """Compiled figures on one chip of the topology."""
-  from benchmarks import tpu_program
+  from simclr_jax.planning import program
 
   # Programs for another machine cannot be kept.
   jax.config.update('jax_enable_compilation_cache', False)
-  device = tpu_program.devices_of(_TPU.value)[0]
+  device = program.devices_of(_TPU.value)[0]
   mesh = jax.sharding.Mesh(np.array([device]), (mesh_lib.DATA_AXIS,))
   sharding = jax.sharding.NamedSharding(mesh, P())
   rows = []

@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'simclr_jax'
 
 # A part may import parts of a lower rank, and itself.
 RANKS = {
+  'chips': 0,
   'compilation_cache': 0,
   'config': 0,
   'config_checks': 0,
@@ -32,9 +33,11 @@ RANKS = {
   'evaluation': 4,
   'exporters': 5,
   'importers': 5,
+  'planning': 4,
   'commands': 6,
 }
 ROOT_FILES = (
+  'chips',
   'compilation_cache',
   'config',
   'config_checks',
@@ -50,6 +53,7 @@ FORBIDDEN_PARTS = {
 }
 TF_MODULES = ('tensorflow', 'tensorflow_datasets')
 FORBIDDEN_MODULES = {
+  'chips': ('jax', 'flax', 'optax', 'numpy'),
   'config': ('jax', 'flax', 'optax', 'numpy'),
   'config_checks': ('jax', 'flax', 'optax', 'numpy'),
   'durations': ('jax', 'flax', 'optax', 'numpy'),

@@ -6,48 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import time
-from typing import NamedTuple
 
-
-class Peak(NamedTuple):
-  """Published peaks of one JAX device.
-
-  Attributes:
-    bfloat16: Dense FLOP/s.
-    float32: FLOP/s at JAX's default precision: bfloat16 passes on a TPU, TF32
-      on a GPU.
-    bandwidth: Bytes/s between the chip and its memory; None where devices of
-      one name differ.
-  """
-
-  bfloat16: float
-  float32: float
-  bandwidth: float | None
-
-
-# By the start of `device_kind`. A JAX device is one core of TPU v2 and v3 (half
-# a chip) and a chip otherwise.
-# Sources: cloud.google.com/tpu/docs/v2, /v3, /v4, /v5e, /v5p, /v6e ('peak
-# compute per chip', 'HBM bandwidth per chip'); NVIDIA's data sheets of A100,
-# H100, H200 (no sparsity). The A100's memory depends on its size.
-_PEAKS = {
-  'TPU v2': Peak(22.5e12, 22.5e12, 350e9),
-  'TPU v3': Peak(61.5e12, 61.5e12, 450e9),
-  'TPU v4': Peak(275e12, 275e12, 1228e9),
-  'TPU v5 lite': Peak(197e12, 197e12, 819e9),
-  'TPU v5e': Peak(197e12, 197e12, 819e9),
-  'TPU v5': Peak(459e12, 459e12, 2765e9),
-  'TPU v5p': Peak(459e12, 459e12, 2765e9),
-  'TPU v6 lite': Peak(918e12, 918e12, 1640e9),
-  'TPU v6e': Peak(918e12, 918e12, 1640e9),
-  'NVIDIA A100': Peak(312e12, 156e12, None),
-  'NVIDIA H100': Peak(989e12, 494.5e12, 3350e9),
-  'NVIDIA H100 PCIe': Peak(756e12, 378e12, 2000e9),
-  'NVIDIA H100 NVL': Peak(835.5e12, 417.5e12, 3900e9),
-  'NVIDIA H200': Peak(989e12, 494.5e12, 4800e9),
-}
-# Other chips under the same first words: no figure rather than a wrong one.
-_NOT_IN_TABLE = ('TPU v4 lite', 'NVIDIA H200 NVL')
+from simclr_jax import chips
 
 
 def peak_flops(
@@ -61,18 +21,11 @@ def peak_flops(
     precision: config.train.matmul_precision; for 'highest' there is no figure,
       since the table holds those of the fast passes that it rules out.
   """
-  peak = published_peak(device_kind)
-  if precision != 'default' or peak is None:
+  chip = chips.find(device_kind)
+  if precision != 'default' or chip is None:
     return None
-  return peak.bfloat16 if compute_dtype == 'bfloat16' else peak.float32
-
-
-def published_peak(device_kind: str) -> Peak | None:
-  """Row of the table for a device; None where there is none (CPU)."""
-  if device_kind.startswith(_NOT_IN_TABLE):
-    return None
-  matches = [kind for kind in _PEAKS if device_kind.startswith(kind)]
-  return _PEAKS[max(matches, key=len)] if matches else None
+  peak = chip.bfloat16 if compute_dtype == 'bfloat16' else chip.float32
+  return peak / chip.devices_per_chip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Program:
 
   def collectives(self) -> dict[str, Collective]:
     """What crosses devices, by kind; inside loops times the trip count."""
-    totals = {}
+    totals: dict[str, Collective] = {}
     for instruction, times in self._executed(self._entry, 1):
       kind = instruction.opcode.removesuffix('-start')
       if kind not in COLLECTIVES:

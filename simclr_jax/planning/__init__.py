@@ -1,0 +1,1 @@
+"""A run before it is paid for: compiled for devices that are not there."""
