@@ -288,6 +288,14 @@ class TrainConfig:
     profile_start: Step at which a profiler trace starts; -1 is never.
     profile_steps: Length of the traced window.
     matmul_precision: 'default' (the fastest of the device) or 'highest'.
+    micro_batches: Parts in which a batch goes through the network one after
+      the other, where its activations do not fit at once. Batch norm sees one
+      part at a time.
+    accumulation: For micro_batches above 1, 'exact' (loss and gradient of the
+      whole batch; the network runs forward twice) or 'plain' (the mean of the
+      parts' losses; refused where the loss compares the examples of a batch).
+    state_sharding: 'replicated' (every device holds all parameters and the
+      optimizer's state) or 'fsdp' (each holds a piece; gathered in every step).
     on_non_finite: What a step does whose loss, gradient or new state is not
       finite: 'stop' ends the run, 'skip' undoes it and goes on with the next
       batch.
@@ -302,6 +310,9 @@ class TrainConfig:
   profile_start: int = -1
   profile_steps: int = 5
   matmul_precision: str = 'default'
+  micro_batches: int = 1
+  accumulation: str = 'exact'
+  state_sharding: str = 'replicated'
   on_non_finite: str = 'stop'
   max_skipped_steps: int = 10
 
@@ -552,7 +563,7 @@ def _build(
   for name, value in values.items():
     path = f'{where}{name}'
     if name not in hints:
-      path = f'{where}{config_checks.show(name)[1:-1]}'
+      path = f'{where}{str(name)[:99]}'
       close = difflib.get_close_matches(str(name)[:99], hints, n=1)
       hint = f'did you mean {close[0]!r}?' if close else 'no name is close;'
       problems.append(

@@ -175,7 +175,6 @@ def _same(filename: str | None, path: str) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-  text = ' '.join(str(error).split())
   if isinstance(error, ValueError):
-    return text
-  return f'{type(error).__name__}: {text}'
+    return str(error)
+  return f'{type(error).__name__}: {" ".join(str(error).split())}'

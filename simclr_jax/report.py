@@ -73,6 +73,10 @@ def make_report(
     ValueError: If there is no such checkpoint, or no metrics.
     DamagedCheckpoint: If none is readable.
   """
+  if labels_per_class < 1:
+    raise ValueError(
+      f'--labels_per_class={labels_per_class}: must be at least 1'
+    )
   workdir = epath.Path(workdir)
   loaded = checkpoint.load_encoder(workdir, step=step)
   config = passport_lib.config_from_passport(loaded.passport)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import re
 import sys
 from typing import Any
 
@@ -54,6 +55,9 @@ OUT = flags.DEFINE_string(
   'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
 )
 flags.adopt_module_key_flags(console)
+
+
+_STEP = re.compile('[0-9]{1,18}')
 
 
 def define_section(name: str) -> None:
@@ -133,8 +137,8 @@ def _judge(
     raise ValueError(
       '--follow judges every step into its own file: no --step or --out with it'
     )
-  if STEP.value not in ('', 'best') and not STEP.value.isdigit():
-    raise ValueError(f"--step={STEP.value}: a number or 'best' is wanted")
+  if STEP.value not in ('', 'best') and not _STEP.fullmatch(STEP.value):
+    raise ValueError(f"--step={STEP.value[:99]}: a number or 'best' is wanted")
 
   def judge(loaded: checkpoint.LoadedEncoder) -> jobs.Report:
     subject = jobs.open_subject(loaded, kind=kind, overrides=changes)
@@ -146,7 +150,7 @@ def _judge(
   if FOLLOW.value:
     return _follow(judge)
   step: int | str | None = STEP.value or None
-  if STEP.value.isdigit():
+  if _STEP.fullmatch(STEP.value):
     step = int(STEP.value)
   judge(checkpoint.load_encoder(CHECKPOINT.value, step=step))
   return 0

@@ -13,6 +13,7 @@ import json
 import os
 from typing import Any, TypeVar
 
+from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
@@ -24,14 +25,18 @@ from simclr_jax.config import CheckpointConfig
 from simclr_jax.training import manifest as manifest_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import steps as steps_lib
+from simclr_jax.training import storage
 
 PyTree = Any
 T = TypeVar('T')
 # Within the folder of checkpoints; see Checkpointer._purge.
 _DELETED = 'deleted'
+# What Orbax appends to a step's name until it is complete.
+_UNFINISHED = 'orbax-checkpoint-tmp'
 # What callers need of the parts that know nothing of Orbax.
 CheckpointMismatch = manifest_lib.CheckpointMismatch
 DamagedCheckpoint = steps_lib.DamagedCheckpoint
+SaveFailed = storage.SaveFailed
 FINISHED = steps_lib.FINISHED
 FOLDER = steps_lib.FOLDER
 fingerprint = manifest_lib.fingerprint
@@ -85,6 +90,7 @@ class Checkpointer:
     """Opens, and creates, the folder of checkpoints (may be gs://...)."""
     self._directory = steps_lib.absolute(directory)
     self._config = config
+    self._writing: int | None = None  # Step of a save that may still fail.
     self._purge()
     self._best = steps_lib.KeepBest(
       config.best_metric, num_kept=config.keep_best
@@ -133,7 +139,9 @@ class Checkpointer:
   ) -> None:
     """Saves a step; returns once the arrays may be donated.
 
-    Waits for a save that is still being written, and raises its error.
+    Waits for a save that is still being written. A save that fails leaves no
+    step and changes no other one, and a later one may succeed. Every process
+    raises if it fails in one.
 
     Args:
       step: Finished steps; later than every step in the folder.
@@ -145,7 +153,9 @@ class Checkpointer:
     Raises:
       ValueError: If the folder has this step or a later one: Orbax would
         return without having saved.
+      SaveFailed: If the storage refuses it, or the save before failed.
     """
+    self.wait()
     latest = self._manager.latest_step()
     if latest is not None and step <= latest:
       raise ValueError(
@@ -164,20 +174,24 @@ class Checkpointer:
       best_metric=self._config.best_metric,
     )
     self._best.record(step, metrics)
-    self._manager.wait_until_finished()
     self._purge()
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_to_store(state)),
-        encoder=ocp.args.StandardSave(_to_store(encoder)),
-        passport=ocp.args.JsonSave(passport),
-        manifest=ocp.args.JsonSave(manifest),
-      ),
-      force=True,
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(_to_store(state)),
+      encoder=ocp.args.StandardSave(_to_store(encoder)),
+      passport=ocp.args.JsonSave(passport),
+      manifest=ocp.args.JsonSave(manifest),
     )
-    if not saved:
-      raise RuntimeError(f'Orbax did not save step {step}; it gave no reason')
+
+    def start() -> None:
+      if not self._manager.save(step, args=items, force=True):
+        raise RuntimeError(f'Orbax did not save step {step}; it gave no reason')
+
+    # Tried first, because Orbax makes a folder that is gone, and because
+    # processes of which one cannot write would wait for each other.
+    self._attempt(step, lambda: storage.check_folder(self._directory))
+    self._attempt(step, start)
+    if self._config.asynchronous:
+      self._writing = step
 
   def saved_steps(self) -> list[int]:
     """Complete checkpoints, rising; waits for one still being written."""
@@ -234,14 +248,66 @@ class Checkpointer:
     return found.value
 
   def wait(self) -> None:
-    """Blocks until everything is on disk; raises what went wrong there."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    """Blocks until everything is on disk.
+
+    Raises:
+      SaveFailed: If the save that was being written failed; once.
+    """
+    step, self._writing = self._writing, None
+    if step is None:
+      return
+
+    def finish() -> None:
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+
+    self._attempt(step, finish)
 
   def close(self) -> None:
-    """Waits, then frees threads."""
+    """Waits, then frees threads; a save that fails now is only reported."""
+    try:
+      self.wait()
+    except SaveFailed as error:
+      steps_lib.shout(str(error))
     self._manager.close()
     self._purge()
+
+  def _attempt(self, step: int, action: Callable[[], None]) -> None:
+    """A part of a save; a collective of all processes.
+
+    Raises:
+      SaveFailed: If the storage refused it in one process or more.
+    """
+    reason = None
+    try:
+      action()
+    except Exception as error:  # TensorStore raises ValueError for a full disk
+      if not storage.is_storage_error(error):
+        raise
+      reason = storage.explain(self._directory, error)
+    # A step appears by a rename, so what failed then is the deletion of others.
+    complete = reason is not None and (self._directory / str(step)).is_dir()
+    if complete:
+      logging.warning('step %d is saved, but then: %s', step, reason)
+    if steps_lib.all_processes(reason is None or complete):
+      return
+    self._best.forget(step)
+    self._remove_unfinished(step)
+    raise SaveFailed(
+      step,
+      f'the checkpoint of step {step} was not saved: '
+      f'{reason or "another process could not write its part"}',
+    )
+
+  def _remove_unfinished(self, step: int) -> None:
+    """Frees the space of a save that failed; no step is ever touched."""
+    if jax.process_index() != 0:
+      return
+    for path in self._directory.glob(f'{step}.{_UNFINISHED}*'):
+      try:
+        path.rmtree()
+      except OSError as error:
+        logging.warning('could not remove %s: %s', path, error)
 
   def _purge(self) -> None:
     """Frees the space of steps that are no longer kept.
@@ -251,7 +317,10 @@ class Checkpointer:
     """
     folder = self._directory / _DELETED
     if jax.process_index() == 0 and folder.is_dir():
-      folder.rmtree()
+      try:
+        folder.rmtree()
+      except OSError as error:
+        logging.warning('could not free the space of %s: %s', folder, error)
 
   def _newest_first(self) -> list[int]:
     return steps_lib.steps_in(self._directory)[::-1]
@@ -376,7 +445,7 @@ def _locate(
     raise ValueError(f"step must be a number, 'best' or None, got {step!r}")
   folder = steps_lib.checkpoints_folder(path)
   whole = steps_lib.absolute(path)
-  if folder.exists() or not whole.name.isdigit() or not whole.is_dir():
+  if folder.exists() or not steps_lib.is_step(whole.name) or not whole.is_dir():
     return folder, step
   if step not in (None, int(whole.name)):
     raise ValueError(f'{whole} is one checkpoint; step {step!r} is not in it')

@@ -78,9 +78,9 @@ def first_readable(
     vanished = False
     for step in candidates():
       value, reason = _try_read(read, step)
-      if _all_processes(reason is None):
+      if all_processes(reason is None):
         return Found(cast(T, value), list(reasons))
-      vanished = not _all_processes((directory / str(step)).exists())
+      vanished = not all_processes((directory / str(step)).exists())
       if vanished:
         break
       reasons[step] = reason or 'another process could not read it'
@@ -136,7 +136,7 @@ def shout(message: str) -> None:
   print(f'*** {message}', file=sys.stderr, flush=True)
 
 
-def _all_processes(flag: bool) -> bool:
+def all_processes(flag: bool) -> bool:
   """Whether it is true everywhere; a collective."""
   if jax.process_count() == 1:
     return flag
@@ -161,10 +161,15 @@ def steps_in(folder: epath.Path) -> list[int]:
   """
   if not folder.is_dir():
     return []
-  paths = [p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
+  paths = [p for p in folder.iterdir() if is_step(p.name) and p.is_dir()]
   if '://' in os.fspath(folder):
     paths = [p for p in paths if (p / 'commit_success.txt').exists()]
   return sorted(int(p.name) for p in paths)
+
+
+def is_step(name: str) -> bool:
+  """Whether a folder of this name is a step; '007' and '²' are not."""
+  return name.isdecimal() and name.isascii() and str(int(name)) == name
 
 
 def list_steps(path: epath.PathLike) -> list[int]:
