@@ -16,6 +16,7 @@ if 'xla_force_host_platform_device_count' not in os.environ.get(
   )
 
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -26,6 +27,14 @@ SHARED = pathlib.Path(
     pathlib.Path(__file__).resolve().parents[1] / '../shared',
   )
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget_programs():
+  """Frees compiled programs: over all files they take gigabytes."""
+  yield
+  if 'jax' in sys.modules:
+    sys.modules['jax'].clear_caches()
 
 
 @pytest.fixture(scope='session')
