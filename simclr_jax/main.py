@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
 from simclr_jax import console, evaluation, flag_errors
-from simclr_jax.training import checkpoint, failures, loop
+from simclr_jax.training import checkpoint, failures, loop, storage
 from simclr_jax.training import run as run_lib
 from simclr_jax.training.state import TrainState
 
@@ -67,7 +67,11 @@ def main(argv: list[str]) -> int:
     outcome = run(config, str(_WORKDIR.value))
   except ValueError as error:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
-  except (failures.NonFiniteLoss, checkpoint.DamagedCheckpoint) as error:
+  except (
+    failures.NonFiniteLoss,
+    checkpoint.DamagedCheckpoint,
+    storage.StorageFailed,
+  ) as error:
     return console.fail(error, code=console.EXIT_FAILED)
   return 0 if outcome.finished else console.EXIT_STOPPED
 

@@ -91,6 +91,7 @@ class Checkpointer:
     self._directory = steps_lib.absolute(directory)
     self._config = config
     self._writing: int | None = None  # Step of a save that may still fail.
+    self._num_bytes = 0  # Of the newest save, before it is compressed.
     self._purge()
     self._best = steps_lib.KeepBest(
       config.best_metric, num_kept=config.keep_best
@@ -186,6 +187,7 @@ class Checkpointer:
       if not self._manager.save(step, args=items, force=True):
         raise RuntimeError(f'Orbax did not save step {step}; it gave no reason')
 
+    self._num_bytes = _num_bytes(state) + _num_bytes(encoder)
     # Tried first, because Orbax makes a folder that is gone, and because
     # processes of which one cannot write would wait for each other.
     self._attempt(step, lambda: storage.check_folder(self._directory))
@@ -295,7 +297,8 @@ class Checkpointer:
     self._remove_unfinished(step)
     raise SaveFailed(
       step,
-      f'the checkpoint of step {step} was not saved: '
+      f'the checkpoint of step {step} (up to '
+      f'{storage.format_bytes(self._num_bytes)}) was not saved: '
       f'{reason or "another process could not write its part"}',
     )
 
@@ -365,6 +368,10 @@ class Checkpointer:
 
 def _to_store(tree: PyTree) -> dict[str, Any]:
   return manifest_lib.nest(manifest_lib.flatten(tree))
+
+
+def _num_bytes(tree: PyTree) -> int:
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:

@@ -12,7 +12,7 @@ from etils import epath
 import jax
 
 from simclr_jax.training import checkpoint as checkpoint_lib
-from simclr_jax.training import failures, feeding, recipe
+from simclr_jax.training import failures, feeding, recipe, storage
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import reporter as reporter_lib
@@ -55,9 +55,11 @@ def pretrain(
   Raises:
     ValueError: If `workdir` belongs to another config.
     failures.NonFiniteLoss: If loss, gradient or new state is not finite.
+    storage.StorageFailed: If the last state, or too many before it, could not
+      be saved.
   """
   path = epath.Path(workdir)
-  path.mkdir(parents=True, exist_ok=True)
+  _open_workdir(path)
   resolved = run.resolved
   checkpointer = checkpoint_lib.Checkpointer(
     path / 'checkpoints', run.config.checkpoint
@@ -114,11 +116,23 @@ def pretrain(
     reporter.profile(resolved.total_steps)
     if saver.last_saved != step:
       saver.save(step, state, reporter.latest)
-    checkpointer.wait()
+    saver.finish(step)
     finished = step >= resolved.total_steps
     if finished:
       _mark(path, finished_at=step)
   return Outcome(state=state, step=step, finished=finished)
+
+
+def _open_workdir(path: epath.Path) -> None:
+  """Makes the folder; better now than at the first checkpoint."""
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    storage.check_folder(path)
+  except OSError as error:
+    raise ValueError(
+      f'the workdir cannot be written: {storage.explain(path, error)}. Nothing '
+      'has been trained; choose another --workdir or mend this one'
+    ) from error
 
 
 def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
@@ -129,7 +143,14 @@ def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
   if finished_at is None:
     path.unlink(missing_ok=True)
   else:
-    path.write_text(json.dumps({'step': finished_at}) + '\n')
+    try:
+      path.write_text(json.dumps({'step': finished_at}) + '\n')
+    except OSError as error:
+      raise storage.StorageFailed(
+        f'the run is complete and its last checkpoint saved, but {path} cannot '
+        f'be written: {storage.explain(path, error)}. Run the same command '
+        'again once that is mended; it only writes this file'
+      ) from error
 
 
 def _restore_or_init(

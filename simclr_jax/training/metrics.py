@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import importlib.util
 import json
 import math
@@ -13,6 +13,9 @@ from typing import Any
 from absl import logging
 from etils import epath
 import numpy as np
+
+from simclr_jax.training import line_file, storage
+from simclr_jax.training import steps as steps_lib
 
 FILE_NAME = 'metrics.jsonl'
 # An object store has no append: the whole file is written again, so not often.
@@ -100,11 +103,16 @@ class MetricWriter:
     workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / FILE_NAME
     self._remote = _is_remote(self._path)
-    self._text = self._keep_until(start_step)
     self._last_flush = time.monotonic()
     self._dirty = False
-    # Line-buffered: a killed run loses no whole line.
-    self._file = None if self._remote else open(self._path, 'a', buffering=1)
+    try:
+      self._text = self._keep_until(start_step)
+      self._file = None if self._remote else line_file.LineFile(self._path)
+    except OSError as error:
+      raise storage.StorageFailed(
+        f'cannot write {self._path}: {storage.explain(self._path, error)}. '
+        'Nothing has been trained by this command'
+      ) from error
     self._tensorboard = _make_tensorboard(workdir)
 
   def _keep_until(self, start_step: int) -> str:
@@ -155,35 +163,51 @@ class MetricWriter:
       self._dirty = True
       if time.monotonic() - self._last_flush > _REMOTE_FLUSH_SECONDS:
         self.flush()
-    if self._tensorboard is not None:
-      self._tensorboard.write_scalars(
-        step, {name: float(np.asarray(v)) for name, v in scalars.items()}
-      )
+    values = {name: float(np.asarray(v)) for name, v in scalars.items()}
+    self._to_tensorboard(lambda board: board.write_scalars(step, values))
 
   def flush(self) -> None:
     """Makes everything written so far durable."""
     if not self._primary:
       return
-    if self._file is not None:
-      self._file.flush()
-    elif self._dirty:
-      self._path.write_text(self._text)
-      self._dirty = False
+    if self._dirty:
       self._last_flush = time.monotonic()
-    if self._tensorboard is not None:
-      self._tensorboard.flush()
+      try:
+        self._path.write_text(self._text)
+        self._dirty = False
+      except OSError as error:
+        steps_lib.shout(
+          f'cannot write {self._path}, it is tried again: '
+          f'{storage.explain(self._path, error)}'
+        )
+    self._to_tensorboard(lambda board: board.flush())
 
   def close(self) -> None:
     """Flushes and closes; twice is allowed."""
     if not self._primary:
       return
     self.flush()
-    if self._tensorboard is not None:
-      self._tensorboard.close()
-      self._tensorboard = None
+    self._to_tensorboard(lambda board: board.close())
+    self._tensorboard = None
     if self._file is not None:
       self._file.close()
     self._primary = False
+
+  def _to_tensorboard(self, action: Callable[[Any], None]) -> None:
+    """Does something with the event file; after a failure never again.
+
+    The numbers are in metrics.jsonl too: no reason to stop training.
+    """
+    if self._tensorboard is None:
+      return
+    try:
+      action(self._tensorboard)
+    except Exception as error:  # clu wraps TensorFlow's errors in its own
+      self._tensorboard = None
+      steps_lib.shout(
+        'no more TensorBoard events in this run (metrics.jsonl goes on): '
+        f'{storage.explain(self._path.parent, error)}'
+      )
 
 
 def _is_remote(path: epath.Path) -> bool:
