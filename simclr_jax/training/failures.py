@@ -17,11 +17,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from simclr_jax.training import metrics as metrics_lib
+from simclr_jax.training import non_finite, storage
 from simclr_jax.training import steps as steps_lib
-
-# What must stay finite; a finite loss can have gradients that are not, and a
-# finite gradient can throw the parameters beyond float32.
-_WATCHED = ('loss', 'grad_norm', 'state_norm')
 
 
 class NonFiniteLoss(RuntimeError):
@@ -30,7 +27,7 @@ class NonFiniteLoss(RuntimeError):
 
 def is_finite(metrics: Mapping[str, float]) -> bool:
   """Whether a step may be evaluated and saved."""
-  return all(math.isfinite(metrics[name]) for name in _WATCHED)
+  return all(math.isfinite(metrics[name]) for name in non_finite.WATCHED)
 
 
 def record_non_finite(
@@ -40,6 +37,7 @@ def record_non_finite(
   metrics: Mapping[str, float],
   example_ids: Sequence[str],
   saved_steps: Sequence[int],
+  skipped: int = 0,
 ) -> NoReturn:
   """Writes WORKDIR/failure-step-N.json and stops.
 
@@ -47,46 +45,116 @@ def record_non_finite(
   N - 1 may be what diverged. Good are those before it: a later step had a
   finite loss.
 
-  Every process writes the examples it held itself (process k > 0 into
-  failure-step-N.process-k.json), since none knows the whole batch.
-
   Args:
     workdir: Of the run.
     step: Step whose loss, gradient or result is not finite.
     metrics: Of that step, with 'loss', 'grad_norm' and 'state_norm'.
     example_ids: Names of this process's rows of the batch.
     saved_steps: All checkpoints of the run.
+    skipped: Steps in a row that were skipped, this one included; 0 where none
+      is ever.
 
   Raises:
     NonFiniteLoss: Always.
   """
   workdir = epath.Path(workdir)
+  newest = _newest_checkpoint(workdir, saved_steps)
+  good = _newest_checkpoint(workdir, [s for s in saved_steps if s < step - 1])
+  listed = write_batch(
+    workdir,
+    step=step,
+    metrics=metrics,
+    example_ids=example_ids,
+    facts={'last_good_checkpoint': good, 'newest_checkpoint': newest},
+  )
+  what = _what(metrics, step)
+  if skipped:
+    what += f', and so were the {skipped - 1} before it, which were skipped'
+  raise NonFiniteLoss(
+    f'{what}. Newest checkpoint: {newest or "none"}; '
+    f'last good checkpoint (a later step had a finite loss): {good or "none"}. '
+    f'{listed}. This '
+    'workdir continues only with the same recipe, which meets the same batch '
+    'and fails again'
+    + ('' if skipped else " (unless config.train.on_non_finite='skip')")
+    + '. Start in a new workdir with a lower '
+    'config.optim.base_lr, a longer config.optim.warmup, '
+    'config.optim.clip_grad_norm set, or without a broken image'
+  )
+
+
+def report_skipped(
+  workdir: epath.PathLike,
+  *,
+  step: int,
+  metrics: Mapping[str, float],
+  example_ids: Sequence[str],
+  in_a_row: int,
+) -> None:
+  """Says that a step was undone, and writes WORKDIR/failure-step-N.json.
+
+  Args:
+    workdir: Of the run.
+    step: Step that was skipped.
+    metrics: Of that step.
+    example_ids: Names of this process's rows of the batch.
+    in_a_row: Skipped steps up to this one without a finite one between.
+  """
+  listed = write_batch(
+    epath.Path(workdir),
+    step=step,
+    metrics=metrics,
+    example_ids=example_ids,
+    facts={'skipped': True},
+  )
+  logging.warning(
+    '%s: skipped, the state is that of the step before (%d in a row). %s',
+    _what(metrics, step),
+    in_a_row,
+    listed,
+  )
+
+
+def _what(metrics: Mapping[str, float], step: int) -> str:
+  bad = [f'{k} is {v}' for k, v in metrics.items() if not math.isfinite(v)]
+  return f'{", ".join(bad)} at step {step}'
+
+
+def write_batch(
+  workdir: epath.Path,
+  *,
+  step: int,
+  metrics: Mapping[str, float],
+  example_ids: Sequence[str],
+  facts: Mapping[str, Any],
+) -> str:
+  """Writes the record of a batch; says in a sentence where its examples are.
+
+  Every process writes the examples it held itself (process k > 0 into
+  failure-step-N.process-k.json), since none knows the whole batch.
+  """
   process = jax.process_index()
   suffix = f'.process-{process}' if process else ''
   path = workdir / f'failure-step-{step}{suffix}.json'
-  newest = _newest_checkpoint(workdir, saved_steps)
-  good = _newest_checkpoint(workdir, [s for s in saved_steps if s < step - 1])
   record = {
     'step': step,
     'loss': metrics_lib.number_for_json(metrics['loss']),
     'metrics': {
       name: metrics_lib.number_for_json(v) for name, v in metrics.items()
     },
-    'last_good_checkpoint': good,
-    'newest_checkpoint': newest,
+    **facts,
     'example_ids': list(example_ids),
   }
-  path.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
-  bad = [f'{k} is {v}' for k, v in metrics.items() if not math.isfinite(v)]
-  raise NonFiniteLoss(
-    f'{", ".join(bad)} at step {step}. Newest checkpoint: {newest or "none"}; '
-    f'last good checkpoint (a later step had a finite loss): {good or "none"}. '
-    f'The {len(example_ids)} examples of the batch are listed in {path}. This '
-    'workdir continues only with the same recipe, which meets the same batch '
-    'and fails again. Start in a new workdir with a lower '
-    'config.optim.base_lr, a longer config.optim.warmup, '
-    'config.optim.clip_grad_norm set, or without a broken image'
-  )
+  who = f'The {len(example_ids)} examples of the batch'
+  try:
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
+  except OSError as error:
+    names = ', '.join(example_ids)
+    return (
+      f'{who} cannot be listed in {path} '
+      f'({storage.explain(path, error)}): {names}'
+    )
+  return f'{who} are listed in {path}'
 
 
 def _newest_checkpoint(workdir: epath.Path, steps: Sequence[int]) -> str | None:

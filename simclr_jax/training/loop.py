@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import json
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -70,7 +71,7 @@ def pretrain(
     stack.enter_context(jax.default_matmul_precision(precision))
     stack.callback(checkpointer.close)
     stop = stack.enter_context(failures.StopRequest())
-    state, start = _restore_or_init(run, checkpointer)
+    state, start, resumed = _restore_or_init(run, checkpointer)
     writer = metrics_lib.MetricWriter(
       workdir, primary=jax.process_index() == 0, start_step=start
     )
@@ -84,7 +85,7 @@ def pretrain(
     logging.info('%s', recipe.describe(run, state, start_step=start))
     saver = saver_lib.Saver(run, checkpointer, last_saved=start)
     reporter = reporter_lib.Reporter(
-      run, path, writer=writer, start=start, saver=saver
+      run, path, writer=writer, start=start, saver=saver, resumed=resumed
     )
     stack.callback(reporter.close)
     batches = feeding.train_feed(run, start_step=start)
@@ -155,12 +156,12 @@ def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
 
 def _restore_or_init(
   run: Run, checkpointer: checkpoint_lib.Checkpointer
-) -> tuple[TrainState, int]:
-  """The newest readable state, or a fresh one where there is none."""
+) -> tuple[TrainState, int, Mapping[str, Any]]:
+  """(newest readable state, its step and metrics), or a fresh start."""
   newest = checkpointer.latest_passport()
   if newest is not None:
     passport_lib.check_same_run(newest, run.config, run.source)
   restored = checkpointer.restore_latest(run.abstract_state())
   if restored is None:
-    return run.init_state(), 0
-  return restored.state, restored.step
+    return run.init_state(), 0, {}
+  return restored.state, restored.step, restored.passport['metrics']

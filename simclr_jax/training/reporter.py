@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import os
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -16,6 +18,10 @@ from simclr_jax.training import progress as progress_lib
 from simclr_jax.training import step as step_lib
 from simclr_jax.training.run import Run, is_due
 from simclr_jax.training.saver import Saver
+
+# Of a metric line where config.train.on_non_finite is 'skip': skipped steps of
+# the whole run, and those up to this step without a finite one between.
+_SKIPPED, _IN_A_ROW = 'skipped_steps', 'skipped_in_a_row'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,18 @@ class Reporter:
     writer: metrics_lib.MetricWriter,
     start: int,
     saver: Saver,
+    resumed: Mapping[str, Any],
   ):
+    """Starts after `start` finished steps.
+
+    Args:
+      run: What is trained.
+      workdir: For traces and records of failures.
+      writer: Of metric lines.
+      start: Finished steps.
+      saver: Knows the checkpoints.
+      resumed: Metrics of the checkpoint that the run goes on from.
+    """
     self._run = run
     self._workdir = workdir
     self._writer = writer
@@ -55,6 +72,10 @@ class Reporter:
     self._diagnose = step_lib.make_diagnose(run.config.loss.temperature)
     self._tracing = False
     self._trace_steps = _trace_steps(run, start)
+    # Counted over restarts: else a run that is killed often never reaches the
+    # bound.
+    self._skipped = int(resumed.get(_SKIPPED, 0))
+    self._in_a_row = int(resumed.get(_IN_A_ROW, 0))
     self.latest: dict[str, float] = {}
     self.progress = progress_lib.Progress(
       run.resolved.total_steps,
@@ -111,30 +132,47 @@ class Reporter:
   def _report(self, pending: _Pending) -> None:
     step, resolved = pending.step, self._run.resolved
     metrics = {k: float(v) for k, v in jax.device_get(pending.metrics).items()}
-    self.latest = metrics
+    skips = 'skipped' in metrics
+    if skips:
+      skipped = metrics.pop('skipped') > 0
+      self._skipped += skipped
+      self._in_a_row = self._in_a_row + 1 if skipped else 0
     if not failures.is_finite(metrics):
-      self._fail(step, metrics, pending.index)
+      self._not_finite(step, metrics, pending.index)
+    if skips:
+      counts = {_SKIPPED: self._skipped, _IN_A_ROW: self._in_a_row}
+      metrics |= {name: float(count) for name, count in counts.items()}
+    self.latest = metrics
     line = dict(metrics)
     has_diagnostics = pending.diagnostics is not None
     if has_diagnostics:
       values = jax.device_get(pending.diagnostics)
       line |= {k: float(v) for k, v in values.items()}
     last = step == resolved.total_steps
-    if has_diagnostics or is_due(step, resolved.log_every_steps, last):
+    due = is_due(step, resolved.log_every_steps, last)
+    if due or has_diagnostics or self._in_a_row:
       report = self.progress.report(step)
       self._writer.write_scalars(step, {**line, **report.scalars})
       logging.info('%s', report.line(metrics))
 
-  def _fail(
+  def _not_finite(
     self, step: int, metrics: dict[str, float], index: np.ndarray
   ) -> None:
+    """Reports a skipped step; ends the run where it is not, or one too many."""
     source = self._run.source
+    batch: dict[str, Any] = {
+      'step': step,
+      'metrics': metrics,
+      'example_ids': [source.example_id(int(i)) for i in index],
+    }
+    if 0 < self._in_a_row <= self._run.config.train.max_skipped_steps:
+      failures.report_skipped(self._workdir, in_a_row=self._in_a_row, **batch)
+      return
     failures.record_non_finite(
       self._workdir,
-      step=step,
-      metrics=metrics,
-      example_ids=[source.example_id(int(i)) for i in index],
       saved_steps=self._saver.saved_steps(),
+      skipped=self._in_a_row,
+      **batch,
     )
 
 
