@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
 # Two workers fit a small machine; files stay whole so that fixtures are shared.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --durations=20
 
 BIN := $(VENV)/bin
 # Stamps, so that nothing is installed again until a requirements file changes.
