@@ -31,6 +31,7 @@ PATH_SOURCES = {
   'arrays': 'an .npz file or a folder of arrays',
 }
 OBJECTIVES = ('simclr',)  # Keys of simclr_jax.objectives.OBJECTIVES.
+COUPLING_OBJECTIVES = ('simclr',)  # Those with Objective.couples_batch.
 LOSS_IMPLEMENTATIONS = ('auto', 'plain', 'chunked', 'ring')
 BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
 PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
@@ -329,6 +330,8 @@ def _check_training(check: _Checker) -> None:
   check.within('train.profile_start', -1)
   check.within('train.profile_steps', 1)
   check.one_of('train.matmul_precision', 'default', 'highest')
+  check.one_of('train.state_sharding', 'replicated', 'fsdp')
+  _check_accumulation(check)
   check.one_of('train.on_non_finite', 'stop', 'skip')
   check.within('train.max_skipped_steps', 1)
   check.duration('checkpoint.every', zero=False)
@@ -339,6 +342,26 @@ def _check_training(check: _Checker) -> None:
   check.duration('monitor.knn_every', zero=True)
   check.within('monitor.knn_max_bank', 1)
   _check_best_metric(check)
+
+
+def _check_accumulation(check: _Checker) -> None:
+  train, objective = check.config.train, check.config.objective
+  check.within('train.micro_batches', 1)
+  check.one_of('train.accumulation', 'exact', 'plain')
+  if train.accumulation == 'plain' and objective in COUPLING_OBJECTIVES:
+    check.fail(
+      'train.accumulation',
+      f'the objective {objective!r} compares the examples of a batch, so the '
+      'mean of the losses of its parts is another loss (with fewer negatives); '
+      "use 'exact'",
+      given=['objective'],
+    )
+  if train.micro_batches > 0 and train.batch_size % train.micro_batches:
+    check.fail(
+      'train.micro_batches',
+      f'does not divide train.batch_size = {train.batch_size}',
+      given=['train.batch_size'],
+    )
 
 
 def _check_loss_chunks(check: _Checker) -> None:

@@ -18,6 +18,7 @@ class Resolved:
     num_classes: Classes of the labels; 0 without labels.
     num_devices, num_hosts: Of the mesh.
     per_device_batch, per_host_batch: Images.
+    micro_batch: Images of all devices that go through the network at once.
     steps_per_epoch: num_examples / batch_size, not rounded.
     total_steps, warmup_steps: Optimizer steps.
     peak_lr: After scaling with the batch.
@@ -34,6 +35,7 @@ class Resolved:
   num_hosts: int
   per_device_batch: int
   per_host_batch: int
+  micro_batch: int
   steps_per_epoch: float
   total_steps: int
   warmup_steps: int
@@ -80,7 +82,8 @@ def resolve(
       no layers gives h itself.
 
   Raises:
-    ValueError: If the batch does not divide over the devices, is larger than
+    ValueError: If the batch does not divide over the devices (and the
+      micro-batches over them), is larger than
       the data set, the warm-up is longer than the run, or the best checkpoint
       is to be chosen by a metric that checkpoints would not have.
   """
@@ -91,6 +94,13 @@ def resolve(
     problems.append(
       f'config.train.batch_size = {batch} does not divide over {num_devices} '
       f'devices; the nearest multiple is {near}'
+    )
+  parts = config.train.micro_batches
+  if batch % num_devices == 0 and batch // num_devices % parts:
+    problems.append(
+      f'config.train.micro_batches = {parts} does not divide the '
+      f'{batch // num_devices} images of each of {num_devices} devices (batch '
+      f'{batch}): each micro-batch takes as many from every device'
     )
   if num_devices % num_hosts:
     problems.append(
@@ -141,6 +151,7 @@ def resolve(
     num_hosts=num_hosts,
     per_device_batch=batch // num_devices,
     per_host_batch=batch // num_hosts,
+    micro_batch=batch // parts,
     steps_per_epoch=num_examples / batch,
     total_steps=total,
     warmup_steps=warmup,

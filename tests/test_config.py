@@ -231,6 +231,11 @@ IMPOSSIBLE = [
   ('train.profile_start', -2),
   ('train.profile_steps', 0),
   ('train.matmul_precision', 'high'),
+  ('train.micro_batches', 0),
+  ('train.micro_batches', 3),
+  ('train.accumulation', 'mean'),
+  ('train.accumulation', 'plain'),
+  ('train.state_sharding', 'zero'),
   ('checkpoint.every', '0 steps'),
   ('checkpoint.keep_latest', 0),
   ('checkpoint.keep_best', -1),
@@ -398,6 +403,18 @@ def test_the_checks_know_every_objective():
   from simclr_jax import objectives
 
   assert tuple(objectives.OBJECTIVES) == config_checks.OBJECTIVES
+
+
+def test_the_checks_know_which_objectives_couple_the_batch():
+  from simclr_jax import objectives
+
+  config = config_lib.from_config_dict(VALID)
+  coupling = [
+    name
+    for name, make in objectives.OBJECTIVES.items()
+    if make(config).couples_batch
+  ]
+  assert tuple(coupling) == config_checks.COUPLING_OBJECTIVES
 
 
 # The command line.

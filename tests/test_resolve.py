@@ -39,6 +39,7 @@ def test_official_cifar10_numbers():
     num_hosts=2,
     per_device_batch=64,
     per_host_batch=256,
+    micro_batch=512,
     steps_per_epoch=97.65625,
     total_steps=97_657,
     warmup_steps=976,
@@ -71,6 +72,16 @@ def test_negatives_count_every_view_of_every_other_image(views):
   resolved = _resolve(config, num_views=views)
   others = [(image, view) for image in range(1, 16) for view in range(views)]
   assert resolved.negatives_per_anchor == len(others)
+
+
+@pytest.mark.parametrize('parts,good', [(1, True), (8, True), (16, False)])
+def test_micro_batches_take_as_many_from_every_device(parts, good):
+  config = _config(train={'batch_size': 64, 'micro_batches': parts})
+  if good:
+    assert _resolve(config).micro_batch == 64 // parts
+    return
+  with pytest.raises(ValueError, match='micro_batches = 16 does not divide'):
+    _resolve(config)
 
 
 def test_lists_every_problem_at_once():

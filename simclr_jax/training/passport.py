@@ -48,6 +48,7 @@ HARMLESS = {
   'model.batch_norm': 'the same values up to rounding',
   'model.remat': 'the same values, computed again',
   'train.log_every': 'only when metrics are written',
+  'train.state_sharding': 'where arrays lie; the same values up to rounding',
   'train.diagnostics_every': 'reads embeddings, changes nothing',
   'train.on_non_finite': 'decides on steps that the other cannot take',
   'train.max_skipped_steps': 'decides on steps that the other cannot take',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -12,10 +13,12 @@ import optax
 from simclr_jax import config as config_lib
 from simclr_jax import data, models, objectives, resolve
 from simclr_jax.data.source import Source
+from simclr_jax.training import accumulation as accumulation_lib
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import optimizer as optimizer_lib
 from simclr_jax.training import schedule as schedule_lib
 from simclr_jax.training import state as state_lib
+from simclr_jax.training import state_sharding
 from simclr_jax.training import step as step_lib
 
 
@@ -48,6 +51,7 @@ class Run:
       optimizer=self.optimizer,
       image_size=self.config.data.image_size,
       mesh=self.mesh,
+      sharding=self.config.train.state_sharding,
     )
 
   def init_state(self) -> state_lib.TrainState:
@@ -59,6 +63,16 @@ class Run:
       image_size=self.config.data.image_size,
       seed=self.config.seed,
       mesh=self.mesh,
+      sharding=self.config.train.state_sharding,
+    )
+
+  def accumulation(self) -> accumulation_lib.Accumulation:
+    """In which parts a batch goes through the network."""
+    train = self.config.train
+    return accumulation_lib.Accumulation(
+      micro_batches=train.micro_batches,
+      exact=train.accumulation == 'exact',
+      unroll=self.mesh.devices.flat[0].platform == 'cpu',
     )
 
   def train_step(self) -> step_lib.StepFn:
@@ -70,7 +84,15 @@ class Run:
       schedule=self.schedule,
       seed=self.config.seed,
       on_non_finite=self.config.train.on_non_finite,
+      how=self.accumulation(),
+      gather_fn=self.gather_fn(),
     )
+
+  def gather_fn(self) -> Callable[[state_lib.PyTree], state_lib.PyTree]:
+    """From the parameters of the state to those that the network takes."""
+    if self.config.train.state_sharding == 'replicated':
+      return lambda params: params
+    return state_sharding.gather
 
 
 def make_run(
@@ -94,6 +116,7 @@ def make_run(
   config_lib.validate(config)
   mesh = mesh_lib.make_mesh() if mesh is None else mesh
   objective = objectives.make_objective(config)
+  check_accumulation(config.train, objective)
   if source is None:
     source = data.make_source(
       config.data, config.data.train_split, workdir=workdir
@@ -122,6 +145,19 @@ def make_run(
     schedule=schedule,
     optimizer=optimizer_lib.make_optimizer(config.optim, schedule),
   )
+
+
+def check_accumulation(
+  train: config_lib.TrainConfig, objective: objectives.Objective
+) -> None:
+  """Raises a ValueError where accumulation would train on another loss."""
+  if train.accumulation == 'plain' and objective.couples_batch:
+    raise ValueError(
+      "config.train.accumulation = 'plain': the loss of an example under "
+      f'{objective.name!r} depends on the other examples of the batch, so the '
+      'mean of the losses of micro-batches is another loss; '
+      "use 'exact'"
+    )
 
 
 def is_due(step: int, every: int, last: bool) -> bool:

@@ -12,6 +12,7 @@ import optax
 from simclr_jax import models
 from simclr_jax.objectives.objective import Objective
 from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import state_sharding
 
 PyTree = Any
 
@@ -62,11 +63,13 @@ def init_state(
   image_size: int,
   seed: int,
   mesh: Mesh,
+  sharding: str = 'replicated',
 ) -> TrainState:
-  """Fresh state, born replicated over the mesh."""
+  """Fresh state, born where it stays (see `abstract_state`)."""
   init = _init_fn(model, objective, optimizer, image_size)
-  sharding = mesh_lib.replicated(mesh)
-  return jax.jit(init, out_shardings=sharding)(stream_key(seed, 'init', 0))
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  born = jax.jit(init, out_shardings=_shardings(shapes, sharding, mesh))
+  return born(stream_key(seed, 'init', 0))
 
 
 def abstract_state(
@@ -76,13 +79,36 @@ def abstract_state(
   optimizer: optax.GradientTransformation,
   image_size: int,
   mesh: Mesh,
+  sharding: str = 'replicated',
 ) -> TrainState:
-  """Shapes, types and shardings of the state, for a strict restore."""
+  """Shapes, types and shardings of the state, for a strict restore.
+
+  Args:
+    model: As in `init_state`.
+    objective: As in `init_state`.
+    optimizer: As in `init_state`.
+    image_size: Side of the views.
+    mesh: Devices of the run.
+    sharding: config.train.state_sharding: whether parameters and optimizer
+      state lie whole on every device or in pieces. Everything else is whole.
+  """
   init = _init_fn(model, objective, optimizer, image_size)
   shapes = jax.eval_shape(init, jax.random.key(0))
-  sharding = mesh_lib.replicated(mesh)
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    _shardings(shapes, sharding, mesh),
+  )
+
+
+def _shardings(shapes: TrainState, kind: str, mesh: Mesh) -> TrainState:
+  whole = mesh_lib.replicated(mesh)
+  return jax.tree.map(lambda _: whole, shapes)._replace(
+    params=state_sharding.shardings(shapes.params, kind=kind, mesh=mesh),
+    opt_state=state_sharding.shardings(shapes.opt_state, kind=kind, mesh=mesh),
+    extra=state_sharding.extra_shardings(
+      shapes.extra, shapes.params, kind=kind, mesh=mesh
+    ),
   )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,9 @@ from jax.sharding import PartitionSpec as P
 import optax
 
 from simclr_jax import losses
-from simclr_jax.objectives.objective import LossResult, Objective
-from simclr_jax.training import non_finite
+from simclr_jax.objectives.objective import ForwardFn, Objective
+from simclr_jax.training import accumulation, non_finite
+from simclr_jax.training.accumulation import Accumulation
 from simclr_jax.training.state import PyTree, TrainState, stream_key
 
 
@@ -41,37 +43,69 @@ def make_train_step(
   schedule: optax.Schedule,
   seed: int,
   on_non_finite: str,
+  how: Accumulation = accumulation.ALL_AT_ONCE,
+  gather_fn: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> StepFn:
   """The step as a function of (state, batch); the caller's state is donated.
 
   Loss, gradients and batch statistics are those of the global batch, whatever
-  the mesh: the batch is sharded over 'data', the parameters are replicated.
-  With `on_non_finite` 'skip', a step that is not finite is undone, see
-  `non_finite.undo`.
+  the mesh: the batch is sharded over 'data'.
+
+  Args:
+    model: As `models.make_model` gives it.
+    objective: Which forwards, which loss.
+    optimizer: Of the parameters.
+    schedule: For the metrics; the optimizer has its own.
+    seed: Of the objective's random keys.
+    on_non_finite: With 'skip', a step that is not finite is undone, see
+      `non_finite.undo`.
+    how: In which parts a batch goes through the network.
+    gather_fn: params -> whole params on every device, where the state holds
+      pieces (training/state_sharding.py); gradients go back the same way.
   """
+
+  def apply(
+    params: PyTree, model_state: PyTree, images: jax.Array
+  ) -> tuple[Any, PyTree]:
+    outputs, updated = model.apply(
+      {'params': params, 'batch_stats': model_state},
+      images,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return outputs, updated['batch_stats']
+
+  def make_forward(model_state: PyTree) -> ForwardFn:
+    if how.exact and how.micro_batches > 1:
+      return accumulation.exact_forward(
+        apply, model_state, how=how, gather_fn=gather_fn
+      )
+
+    def forward(params: PyTree, images: jax.Array) -> tuple[Any, PyTree]:
+      outputs, updated = apply(gather_fn(params), model_state, images)
+      # As in accumulation, statistics carry no gradient.
+      return outputs, jax.lax.stop_gradient(updated)
+
+    return forward
 
   def train_step(
     state: TrainState, batch: Mapping[str, jax.Array]
   ) -> tuple[TrainState, StepOutput]:
     key = stream_key(seed, 'objective', state.step)
 
-    def forward(params: PyTree, images: jax.Array) -> tuple[Any, PyTree]:
-      variables = {'params': params, 'batch_stats': state.model_state}
-      outputs, updated = model.apply(
-        variables, images, train=True, mutable=['batch_stats']
-      )
-      return outputs, updated['batch_stats']
-
-    def loss_fn(params: PyTree) -> tuple[jax.Array, LossResult]:
-      result = objective.loss(forward, params, state.extra, batch, key)
-      return result.loss, result
-
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, result), grads = grad_fn(state.params)
+    loss_fn = functools.partial(objective.loss, make_forward(state.model_state))
+    result, grads = accumulation.loss_and_grad(
+      loss_fn,
+      state.params,
+      extra=state.extra,
+      batch=batch,
+      key=key,
+      how=how,
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
-      'loss': loss,
+      'loss': result.loss,
       **result.metrics,
       'learning_rate': schedule(state.step),
       'grad_norm': optax.tree.norm(grads),
