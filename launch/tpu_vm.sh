@@ -174,7 +174,7 @@ run_status() { on_workers all bash simclr_jax/launch/worker.sh status "$opt_run"
 
 status() {
   query_state
-  echo "queued resource $opt_name: $state"
+  dry || echo "queued resource $opt_name: $state"
   if [[ $state == ACTIVE ]]; then run_status; fi
 }
 
