@@ -18,23 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import gc
-import glob
-import io
 import os
-import pathlib
 import statistics
 import time
 from typing import Any, NamedTuple
 
 from absl import app, flags
 import numpy as np
-from PIL import Image
 
 from benchmarks import plain_pipeline, result_file
 from simclr_jax import config as config_lib
 from simclr_jax import console
 from simclr_jax.data import pipeline
 from simclr_jax.data.source import Example, Source
+from simclr_jax.planning.host_input import cpu_seconds, make_pictures
 
 _OUT = flags.DEFINE_string('out', '', 'JSON file for the result.')
 _SIZES = flags.DEFINE_list('sizes', ['32', '224'], 'Sides of the views.')
@@ -77,29 +74,6 @@ class Turn(NamedTuple):
 
   per_cpu_second: float
   per_second: float
-
-
-def make_pictures(
-  count: int, size: tuple[int, int], *, image_format: str
-) -> list[bytes]:
-  """Random parts of scikit-learn's two photographs, resized and encoded."""
-  from sklearn import datasets
-
-  photos = datasets.load_sample_images().images
-  rng = np.random.Generator(np.random.PCG64(0))
-  encoded = []
-  for number in range(count):
-    photo = photos[number % len(photos)]
-    height = int(rng.integers(200, photo.shape[0]))
-    width = min(height * size[0] // size[1], photo.shape[1])
-    top = int(rng.integers(0, photo.shape[0] - height + 1))
-    left = int(rng.integers(0, photo.shape[1] - width + 1))
-    part = photo[top : top + height, left : left + width]
-    out = io.BytesIO()
-    resized = Image.fromarray(part).resize(size, Image.Resampling.BICUBIC)
-    resized.save(out, image_format, quality=90)
-    encoded.append(out.getvalue())
-  return encoded
 
 
 def make_case(side: int) -> Case:
@@ -152,17 +126,6 @@ def open_pipeline(name: str, case: Case, *, side: int) -> Iterator[Any]:
     batch_size=case.batch_size,
     seed=0,
   )
-
-
-def cpu_seconds() -> float:
-  """CPU time of this process and its living children."""
-  total, tick = 0.0, os.sysconf('SC_CLK_TCK')
-  for path in glob.glob('/proc/self/task/*/children'):
-    for child in pathlib.Path(path).read_text().split():
-      fields = pathlib.Path(f'/proc/{child}/stat').read_text()
-      user, system = fields.rpartition(')')[2].split()[11:13]
-      total += (int(user) + int(system)) / tick
-  return total + time.process_time()
 
 
 def take_turn(batches: Iterator[Any], *, batch_size: int) -> Turn:

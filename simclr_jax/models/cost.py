@@ -45,20 +45,21 @@ def count_flops(model: model_lib.Model, image_size: int) -> int:
   traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(
     variables, images
   )
-  return sum(_operations(equation) for equation in _equations(traced.jaxpr))
+  return sum(operations(equation) for equation in equations(traced.jaxpr))
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
   """All equations, also of nested programs (jit, custom_jvp)."""
   for equation in jaxpr.eqns:
     yield equation
     for value in equation.params.values():
       inner = getattr(value, 'jaxpr', value)
       if hasattr(inner, 'eqns'):
-        yield from _equations(inner)
+        yield from equations(inner)
 
 
-def _operations(equation: Any) -> int:
+def operations(equation: Any) -> int:
+  """Multiplications and additions of a convolution or product, else 0."""
   name = equation.primitive.name
   if name not in ('conv_general_dilated', 'dot_general'):
     return 0

@@ -123,3 +123,17 @@ def local(
     num_hosts=num_hosts,
     memory_per_device=memory_per_device,
   )
+
+
+def scaled(topology: Topology, factor: int) -> Topology:
+  """The same devices, `factor` times as many."""
+  per_host = -(-topology.num_chips // topology.num_hosts)
+  if topology.chip:
+    per_host = max(per_host, topology.chip.chips_per_host)
+  num_chips = topology.num_chips * factor
+  return dataclasses.replace(
+    topology,
+    num_devices=topology.num_devices * factor,
+    num_chips=num_chips,
+    num_hosts=-(-num_chips // per_host),
+  )
