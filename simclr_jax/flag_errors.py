@@ -22,6 +22,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import console
 
 _CONFIG = 'config'
+_PATHS = ('workdir', 'checkpoint', 'out')
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -63,6 +64,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
     raise ValueError(raised or _describe(error)) from error
   if has_config:
     _check_value(path, flags.FLAGS[_CONFIG].value)
+  for name in _PATHS:
+    # As of `--workdir=$UNSET`, which would be the current folder.
+    if name in flags.FLAGS and flags.FLAGS[name].value == '':
+      raise ValueError(f'--{name}= is empty; it must name a path')
   return rest
 
 

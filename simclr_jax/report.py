@@ -362,6 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     '--step', type=int, default=None, help='Checkpoint; default: the newest.'
   )
   options = parser.parse_args(arguments)
+  if not options.workdir:
+    parser.error('--workdir= is empty; it must name a path')
   # absl's log wants its flags read; the command's own are argparse's.
   flags.FLAGS(['report'])
   logging.use_absl_handler()

@@ -27,6 +27,8 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _IMPORTS = (
+  # Another user may not be able to read the interpreter's own files.
+  'encodings.cp437',
   'simclr_jax.training.loop',
   'simclr_jax.training.run',
   'simclr_jax.data.preparation',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import tempfile
 
 import pytest
 
@@ -12,24 +13,29 @@ pytest.importorskip('cloudpickle')
 pytest.importorskip('cv2')
 pytest.importorskip('pyarrow')
 
+from simclr_jax import augmentation, data
+from simclr_jax import config as config_lib
+from simclr_jax.data.source import Example
+from simclr_jax.training import mesh as mesh_lib
 from tests import command_server, small_run
-from tests.bad_inputs import configs
+from tests.bad_inputs import configs, images, paths
 from tests.bad_inputs.row import RUN, Row
 
-ROWS: list[Row] = [*configs.ROWS]
+ROWS: list[Row] = [*configs.ROWS, *images.ROWS, *paths.ROWS]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.
 
 
 @pytest.fixture(scope='module')
-def base(tmp_path_factory):
-  """Folder of all rows, with a finished run in it."""
-  path = tmp_path_factory.mktemp('bad', numbered=True)
-  small_run.save_small_run(path / RUN)
-  for folder in (path, *path.parents):
-    # Another user gets there, and no further than our own folders.
-    if folder.stat().st_uid == os.getuid() and 'pytest' in folder.name:
-      folder.chmod(0o755)
-  return path
+def base():
+  """Folder of all rows, with a finished run in it.
+
+  Not pytest's, whose folders other users cannot enter.
+  """
+  with tempfile.TemporaryDirectory() as name:
+    path = pathlib.Path(name)
+    path.chmod(0o755)
+    small_run.save_small_run(path / RUN)
+    yield path
 
 
 @pytest.fixture(scope='module')
@@ -97,3 +103,19 @@ def test_a_flag_shows_where_it_happened(server, base):
     assert done.code == 2
     assert 'Traceback (most recent call last)' in done.err
     assert done.err.count('error: ') == 1
+
+
+@pytest.mark.parametrize('form', images.BOMBS)
+def test_the_pixel_cache_refuses_bombs_too(form):
+  source = data.Source(
+    name='bombs',
+    num_examples=1,
+    num_classes=0,
+    encoded=True,
+    read=lambda i: Example(images.BOMBS[form], -1),
+    example_id=lambda i: f'bomb {i}',
+    fingerprint='',
+  )
+  config = config_lib.DataConfig(source='parquet', canvas_size=8)
+  with pytest.raises(ValueError, match=r'\(bomb 0\) cannot be read: '):
+    augmentation.build_cache(source, data=config, mesh=mesh_lib.make_mesh())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simclr_jax.data import image_header
+from simclr_jax.data.names import printable
 from simclr_jax.data.plan import Plan
 from simclr_jax.data.source import Example, Source
 
@@ -56,9 +57,10 @@ def read(source: Source, index: int) -> Example:
 def describe_failure(source: Source, index: int, *, error: Exception) -> str:
   """Sentence about an example that cannot be used."""
   reason = getattr(error, 'message', str(error))
+  name = printable(source.example_id(index))
   return (
-    f'example {index} of {source.name} ({source.example_id(index)}) cannot be '
-    f'read: {type(error).__name__}: {reason}'
+    f'example {index} of {source.name} ({name}) cannot be read: '
+    f'{type(error).__name__}: {printable(reason)}'
   )
 
 

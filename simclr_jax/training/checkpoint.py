@@ -385,6 +385,9 @@ def _target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _read_json_items(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """Passport and manifest of a step, as they were saved."""
+  for item in ('passport', 'manifest'):
+    # Orbax calls missing what it may not look at, and missing is damage.
+    (path / item).stat()
   handler = ocp.JsonCheckpointHandler()
   passport, manifest = (
     handler.restore(path / item) for item in ('passport', 'manifest')

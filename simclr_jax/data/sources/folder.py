@@ -20,6 +20,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.data import cache, plain_image
+from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
 from simclr_jax.data.sources import folder_scan, folder_split
 
@@ -218,7 +219,7 @@ def _find_classes(
   if loose := [path for path in pictures if '/' not in path]:
     raise ValueError(
       f"config.data.labels_from = 'folders', but {len(loose)} pictures lie "
-      f'directly in {root} and so have no class, e.g. {loose[0]}'
+      f'directly in {root} and so have no class, e.g. {printable(loose[0])}'
     )
   names = set(_subfolders(root))
   # With '' for a split its sub-folders would be the splits themselves.
@@ -256,9 +257,7 @@ def _write_skipped(
     ]
   elif not skipped:
     return
-  # Names that are not valid text are written with escapes.
-  rows = [f'{name}\t{reason}' for name, reason in skipped]
-  lines += [r.encode('utf-8', 'backslashreplace').decode() for r in rows]
+  lines += [f'{printable(name)}\t{reason}' for name, reason in skipped]
   path.parent.mkdir(parents=True, exist_ok=True)
   # Every host writes it: each a file of its own, put in place whole.
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
@@ -279,7 +278,7 @@ def _check(
   ignored: dict[str, int],
 ) -> None:
   examples = '\n'.join(
-    f'  {path}: {reason}' for path, reason in skipped[:_SHOWN]
+    f'  {printable(path)}: {reason}' for path, reason in skipped[:_SHOWN]
   )
   if len(skipped) == len(files):
     others = f'; other files: {_counts(ignored)}' if ignored else ''
