@@ -73,7 +73,7 @@ HARMLESS = {
 
 def make_passport(
   config: config_lib.Config,
-  resolved: Resolved,
+  resolved: Resolved | None,
   *,
   source: Source,
   step: int,
@@ -84,7 +84,7 @@ def make_passport(
 
   Args:
     config: Of the run.
-    resolved: Its derived numbers.
+    resolved: Its derived numbers; None for a network that was imported.
     source: Training images.
     step: Finished steps.
     metrics: Of this step; non-finite values become strings
@@ -100,7 +100,7 @@ def make_passport(
       name: metrics_lib.number_for_json(v) for name, v in metrics.items()
     },
     'config': _with_lists(config_lib.to_dict(config)),
-    'derived': dataclasses.asdict(resolved),
+    'derived': dataclasses.asdict(resolved) if resolved else {},
     'data': {
       'name': source.name,
       'fingerprint': source.fingerprint,
