@@ -48,8 +48,9 @@ def find(
     predict_fn: Memory of another config or topology.
   """
   options = []
-  for change, remark, changed, devices in _candidates(config, topology):
+  for change, remark, sections, devices in _candidates(config, topology):
     try:
+      changed = config_lib.replace(config, **sections)
       memory = predict_fn(changed, devices)
     except ValueError:
       continue  # It cannot run at all: a batch that does not divide.
@@ -80,31 +81,28 @@ def _shortest_enough(options: list[Option]) -> list[Option]:
 
 def _candidates(
   config: config_lib.Config, topology: Topology
-) -> Iterator[tuple[str, str, config_lib.Config, Topology]]:
-  """(flags, remark, config, topology); one remark for each series."""
-
-  def change(**sections: dict[str, Any]) -> config_lib.Config:
-    return config_lib.replace(config, **sections)
-
+) -> Iterator[tuple[str, str, dict[str, dict[str, Any]], Topology]]:
+  """(flags, remark, what they change, topology); a remark for each series."""
+  model = config.model
   for remat, cost in (('norms', 'little'), ('blocks', 'a third')):
-    if config.model.remat in ('none', 'norms') and config.model.remat != remat:
+    if model.remat in ('none', 'norms') and model.remat != remat:
       yield (
         f'--config.model.remat={remat}',
         f'the same values for {cost} more arithmetic',
-        change(model={'remat': remat}),
+        {'model': {'remat': remat}},
         topology,
       )
-  if config.model.compute_dtype == 'float32':
+  if model.compute_dtype == 'float32':
     yield (
       '--config.model.compute_dtype=bfloat16',
       'activations rounded, faster',
-      change(model={'compute_dtype': 'bfloat16'}),
+      {'model': {'compute_dtype': 'bfloat16'}},
       topology,
     )
     yield (
       '--config.model.compute_dtype=bfloat16 --config.model.remat=blocks',
       'both of these',
-      change(model={'compute_dtype': 'bfloat16', 'remat': 'blocks'}),
+      {'model': {'compute_dtype': 'bfloat16', 'remat': 'blocks'}},
       topology,
     )
   for implementation in ('chunked', 'ring'):
@@ -112,14 +110,14 @@ def _candidates(
       yield (
         f'--config.loss.implementation={implementation}',
         f'the same loss without all logits ({implementation})',
-        change(loss={'implementation': implementation}),
+        {'loss': {'implementation': implementation}},
         topology,
       )
   if config.train.state_sharding == 'replicated' and topology.num_devices > 1:
     yield (
       '--config.train.state_sharding=fsdp',
       'the same values for gathered parameters in each step',
-      change(train={'state_sharding': 'fsdp'}),
+      {'train': {'state_sharding': 'fsdp'}},
       topology,
     )
   yield from _series(config, topology)
@@ -127,24 +125,24 @@ def _candidates(
 
 def _series(
   config: config_lib.Config, topology: Topology
-) -> Iterator[tuple[str, str, config_lib.Config, Topology]]:
+) -> Iterator[tuple[str, str, dict[str, dict[str, Any]], Topology]]:
+  """What has a size: the smallest that is enough is wanted."""
   for parts in _MICRO_BATCHES:
     if parts > config.train.micro_batches:
       yield (
         f'--config.train.micro_batches={parts}',
         'the same loss for a third more arithmetic; batch norm sees one part',
-        config_lib.replace(config, train={'micro_batches': parts}),
+        {'train': {'micro_batches': parts}},
         topology,
       )
   for doubling in range(1, _MOST_DOUBLINGS + 1):
     more = topology_lib.scaled(topology, 2**doubling)
-    yield f'{more.num_chips} chips', 'the same run', config, more
+    yield f'{more.num_chips} chips', 'the same run', {}, more
   for halving in range(1, _MOST_DOUBLINGS + 1):
     batch = config.train.batch_size // 2**halving
-    if batch >= 2:
-      yield (
-        f'--config.train.batch_size={batch}',
-        'fewer negatives and another learning rate: another recipe',
-        config_lib.replace(config, train={'batch_size': batch}),
-        topology,
-      )
+    yield (
+      f'--config.train.batch_size={batch}',
+      'fewer negatives and another learning rate: another recipe',
+      {'train': {'batch_size': batch}},
+      topology,
+    )
