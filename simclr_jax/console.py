@@ -9,17 +9,11 @@ import traceback
 
 from absl import flags, logging
 
-from simclr_jax import compilation_cache
-
-DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'Call jax.distributed.initialize() first: one process per host of a TPU pod '
-  'slice, GKE or SLURM job.',
-)
+from simclr_jax import compilation_cache, processes
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
+EXIT_PEER_LOST = 69  # EX_UNAVAILABLE of sysexits.h: the same command continues.
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues.
 
 
@@ -27,19 +21,23 @@ _CHATTY = ('jax', 'orbax', 'tensorflow_datasets')
 
 
 class _LibraryChatter(std_logging.Filter):
-  """Drops what libraries report about normal work.
+  """Drops what libraries report about normal work, and what process 0 says too.
 
   Orbax writes some fifty INFO lines for each checkpoint; the run's own lines
-  would drown. `--verbosity=1` lets everything through.
+  would drown. Of several processes only the first says how it goes; what goes
+  wrong is said by each, with its name. `--verbosity=1` lets everything through.
   """
 
   def filter(self, record: std_logging.LogRecord) -> bool:
+    if record.levelno >= std_logging.WARNING:
+      if name := processes.name_of():
+        record.msg = f'({name}) {record.msg}'
+      return True
+    if logging.level_debug():
+      return True
     path = record.pathname.replace('\\', '/')
-    return (
-      not any(f'/{name}/' in path for name in _CHATTY)
-      or record.levelno >= std_logging.WARNING
-      or logging.level_debug()
-    )
+    is_chatter = any(f'/{name}/' in path for name in _CHATTY)
+    return not is_chatter and processes.own_index() == 0
 
 
 def start() -> None:
@@ -58,16 +56,34 @@ def fail(error: BaseException, *, code: int) -> int:
   A ValueError that a library raised is a bug of ours, not a user's mistake, and
   comes with its traceback and exit code 1. `--verbosity=1` shows every one.
   """
-  if not _raised_here(error):
+  if not raised_here(error):
     traceback.print_exception(error)
     return EXIT_FAILED
-  print(f'error: {error}', file=sys.stderr, flush=True)
+  say(str(error))
   logging.debug('where it happened', exc_info=error)
   return code
 
 
-def _raised_here(error: BaseException) -> bool:
-  """Whether the last frame of the traceback lies in this package."""
+def say(text: str, *, where: str = '') -> None:
+  """An error in one line, with the name of the process where it happened.
+
+  Args:
+    text: What is wrong.
+    where: Default: this process, if there are several.
+  """
+  where = where or processes.name_of()
+  prefix = f'error ({where})' if where else 'error'
+  print(f'{prefix}: {text}', file=sys.stderr, flush=True)
+
+
+def raised_here(error: BaseException) -> bool:
+  """Whether the last frame of the traceback lies in this package.
+
+  What the system says about a file that it names counts too: nothing is learnt
+  from the line of a library that asked for it.
+  """
+  if isinstance(error, OSError) and error.filename is not None:
+    return True
   frames = traceback.extract_tb(error.__traceback__)
   package = pathlib.Path(__file__).resolve().parent
   return not frames or pathlib.Path(frames[-1].filename).is_relative_to(package)

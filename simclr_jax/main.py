@@ -2,23 +2,41 @@
 
   python -m simclr_jax.main --config=configs/imagenet.py --workdir=gs://b/run
 
-The same command again resumes. Exit codes: 0 finished, 1 failed, 2 the command,
-the config or the workdir is wrong, 75 stopped by a signal after saving (run it
-again). `--verbosity=1` shows where an error happened.
+The same command again resumes. On several hosts it runs once on each: Cloud TPU
+slices, GKE, SLURM and Open MPI are recognised (`--distributed`), elsewhere
+`--coordinator=HOST:PORT --num_processes=N --process_id=K` say who they are.
+SIGTERM and Ctrl-C, in any of the processes, end all after the same step with a
+checkpoint; a second one ends the process at once.
+
+Exit codes:
+  0   finished
+  1   failed: a loss that is no number, no readable checkpoint, a full disk
+  2   the command, the config, the data or the workdir is wrong
+  69  another process was lost (--peer_timeout), did not come (--init_timeout),
+      or a step did not end (--stall_timeout): the same command continues
+  75  stopped by a signal after saving: the same command continues
+A second signal ends with 128 + its number. `--verbosity=1` shows where an error
+happened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from absl import app, flags
-import jax
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import console, evaluation, flag_errors
+from simclr_jax import (
+  console,
+  evaluation,
+  flag_errors,
+  multi_process,
+  processes,
+)
 from simclr_jax.training import checkpoint, failures, loop, storage
 from simclr_jax.training import run as run_lib
+from simclr_jax.training import watchdog as watchdog_lib
 from simclr_jax.training.state import TrainState
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,19 +45,34 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and metrics, local or gs://.'
 )
-flags.adopt_module_key_flags(console)
+_STALL_TIMEOUT = flags.DEFINE_float(
+  'stall_timeout',
+  1800.0,
+  'Longest time for one step, in seconds, after which this process ends; '
+  'compiling, saves and evaluations are not counted. 0: any.',
+)
+flags.adopt_module_key_flags(multi_process)
 
 
-def run(config: config_lib.Config, workdir: str) -> loop.Outcome:
+def run(
+  config: config_lib.Config,
+  workdir: str,
+  *,
+  watchdog: watchdog_lib.Watchdog | None = None,
+) -> loop.Outcome:
   """Pretrains by `config` in `workdir`, resuming where it stopped.
 
   Raises:
     ValueError: If config, data and devices do not fit together, or the workdir
-      belongs to another config.
+      belongs to another config; with several processes
+      processes.AgreedFailure, in all of them.
   """
-  parts = run_lib.make_run(config, workdir=workdir)
-  evaluate_fn = make_evaluate_fn(parts, workdir)
-  return loop.pretrain(parts, workdir, evaluate_fn=evaluate_fn)
+  with processes.together():
+    parts = run_lib.make_run(config, workdir=workdir)
+    evaluate_fn = make_evaluate_fn(parts, workdir)
+  return loop.pretrain(
+    parts, workdir, evaluate_fn=evaluate_fn, watchdog=watchdog
+  )
 
 
 def make_evaluate_fn(run: run_lib.Run, workdir: str) -> loop.EvaluateFn | None:
@@ -48,32 +81,42 @@ def make_evaluate_fn(run: run_lib.Run, workdir: str) -> loop.EvaluateFn | None:
     return None
   monitor = evaluation.KnnMonitor(run.config, workdir=workdir, train=run.source)
 
-  def evaluate(run: run_lib.Run, state: TrainState) -> Mapping[str, float]:
+  def evaluate(
+    run: run_lib.Run, state: TrainState, stop_fn: Callable[[], bool]
+  ) -> Mapping[str, float] | None:
     variables = {'params': state.params, 'batch_stats': state.model_state}
-    return monitor.evaluate(run.model, variables, mesh=run.mesh)
+    return monitor.evaluate(
+      run.model, variables, mesh=run.mesh, stop_fn=stop_fn
+    )
 
   return evaluate
 
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
-  console.start()
-  try:
-    if len(argv) > 1:
-      raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
-    config = config_lib.from_config_dict(_CONFIG.value)
-    if console.DISTRIBUTED.value:
-      jax.distributed.initialize()
-    outcome = run(config, str(_WORKDIR.value))
-  except ValueError as error:
-    return console.fail(error, code=console.EXIT_WRONG_INPUT)
-  except (
-    failures.NonFiniteLoss,
-    checkpoint.DamagedCheckpoint,
-    storage.StorageFailed,
-  ) as error:
-    return console.fail(error, code=console.EXIT_FAILED)
-  return 0 if outcome.finished else console.EXIT_STOPPED
+
+  def pretrain() -> int:
+    with processes.together():
+      if len(argv) > 1:
+        raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
+      config = config_lib.from_config_dict(_CONFIG.value)
+      watchdog = watchdog_lib.Watchdog(
+        _STALL_TIMEOUT.value, on_stall=multi_process.end
+      )
+    outcome = run(config, str(_WORKDIR.value), watchdog=watchdog)
+    return 0 if outcome.finished else console.EXIT_STOPPED
+
+  return multi_process.run(
+    pretrain,
+    codes={
+      ValueError: console.EXIT_WRONG_INPUT,
+      failures.NonFiniteLoss: console.EXIT_FAILED,
+      checkpoint.DamagedCheckpoint: console.EXIT_FAILED,
+      storage.StorageFailed: console.EXIT_FAILED,
+      OSError: console.EXIT_FAILED,
+    },
+    agreed=(failures.NonFiniteLoss, checkpoint.DamagedCheckpoint),
+  )
 
 
 if __name__ == '__main__':

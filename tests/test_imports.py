@@ -23,6 +23,8 @@ RANKS = {
   'durations': 0,
   'flag_errors': 0,
   'loss_choice': 0,
+  'multi_process': 0,
+  'processes': 0,
   'resolve': 0,
   'data': 1,
   'augmentation': 2,
@@ -31,10 +33,10 @@ RANKS = {
   'objectives': 2,
   'training': 3,
   'evaluation': 4,
-  'exporters': 5,
   'importers': 5,
+  'exporters': 6,
   'planning': 4,
-  'commands': 6,
+  'commands': 7,
 }
 ROOT_FILES = (
   'chips',
@@ -45,6 +47,8 @@ ROOT_FILES = (
   'durations',
   'flag_errors',
   'loss_choice',
+  'multi_process',
+  'processes',
   'resolve',
 )
 FORBIDDEN_PARTS = {
@@ -162,6 +166,7 @@ def test_imports_go_downward():
     ('config.py', 'import jax'),
     ('config.py', 'from simclr_jax.data import source'),
     ('importers/official.py', 'from simclr_jax import main'),
+    ('importers/official.py', 'from simclr_jax import exporters'),
     ('__init__.py', 'from simclr_jax import config'),
   ],
 )

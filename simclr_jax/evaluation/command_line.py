@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import os
 import re
 import sys
 from typing import Any
@@ -18,7 +19,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import console
+from simclr_jax import console, multi_process, processes
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint
 
@@ -54,7 +55,7 @@ FEATURES = flags.DEFINE_enum(
 OUT = flags.DEFINE_string(
   'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
 )
-flags.adopt_module_key_flags(console)
+flags.adopt_module_key_flags(multi_process)
 
 
 _STEP = re.compile('[0-9]{1,18}')
@@ -109,23 +110,36 @@ def run(
   the checkpoint or the data do not allow an honest number (with --follow: that
   of at least one step); the reason is on stderr.
   """
-  console.start()
-  try:
-    if len(argv) > 1:
-      raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
-    if console.DISTRIBUTED.value:
-      jax.distributed.initialize()
-    return _judge(overrides((*SECTIONS, section)), judge_fn)
-  except OSError as error:
-    return console.fail(error, code=console.EXIT_FAILED)
-  except (ValueError, checkpoint.DamagedCheckpoint) as error:
-    return console.fail(error, code=console.EXIT_WRONG_INPUT)
+
+  def judge() -> int:
+    with processes.together():
+      if len(argv) > 1:
+        raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
+      kind, changes = _kind(), overrides((*SECTIONS, section))
+    given = (CHECKPOINT, STEP, FOLLOW, RANDOM_INIT, FEATURES)
+    processes.check_same(
+      {f'--{flag.name}': flag.value for flag in given} | {'fields': changes},
+      consequence='give every process the same flags',
+    )
+    return _judge(changes, kind, judge_fn)
+
+  return multi_process.run(
+    judge,
+    codes={
+      OSError: console.EXIT_FAILED,
+      ValueError: console.EXIT_WRONG_INPUT,
+      checkpoint.DamagedCheckpoint: console.EXIT_WRONG_INPUT,
+    },
+    agreed=(checkpoint.DamagedCheckpoint,),
+  )
 
 
-def _judge(
-  changes: dict[str, dict[str, Any]], judge_fn: Callable[..., jobs.Report]
-) -> int:
-  """One checkpoint, or all of a running pretraining; the exit code."""
+def _kind() -> str:
+  """What is judged.
+
+  Raises:
+    ValueError: If the flags contradict each other.
+  """
   kind = 'checkpoint'
   if RANDOM_INIT.value or FEATURES.value == 'raw_pixels':
     kind = 'random_init' if RANDOM_INIT.value else 'raw_pixels'
@@ -137,8 +151,34 @@ def _judge(
     raise ValueError(
       '--follow judges every step into its own file: no --step or --out with it'
     )
+  if OUT.value:
+    _check_out(OUT.value)
   if STEP.value not in ('', 'best') and not _STEP.fullmatch(STEP.value):
     raise ValueError(f"--step={STEP.value[:99]}: a number or 'best' is wanted")
+  return kind
+
+
+def _check_out(path: str) -> None:
+  """Raises before hours of work whose result could not be written."""
+  folder = os.path.dirname(path) or '.'
+  if '://' in path:
+    return
+  if os.path.isdir(path):
+    raise ValueError(f'--out={path} is a folder; name a file')
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise ValueError(f'--out={path}: {error}; name another file') from error
+  if not os.access(folder, os.W_OK):
+    raise ValueError(f'--out={path}: {folder} is not writable')
+
+
+def _judge(
+  changes: dict[str, dict[str, Any]],
+  kind: str,
+  judge_fn: Callable[..., jobs.Report],
+) -> int:
+  """One checkpoint, or all of a running pretraining; the exit code."""
 
   def judge(loaded: checkpoint.LoadedEncoder) -> jobs.Report:
     subject = jobs.open_subject(loaded, kind=kind, overrides=changes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 
 from absl import logging
@@ -19,6 +19,10 @@ from simclr_jax.training import mesh as mesh_lib
 
 _LOG_EVERY_SECONDS = 30
 _LABEL_HINT = "accuracy needs labels (for a folder: data.labels_from='folders')"
+
+
+class GivenUp(Exception):
+  """Somebody asked to stop before all features were there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ def extract_features(
   config: config_lib.Config,
   *,
   cache_dir: epath.PathLike | None = None,
+  stop_fn: Callable[[], bool] | None = None,
 ) -> Features:
   """Encodes every example of a source exactly once.
 
@@ -63,8 +68,10 @@ def extract_features(
     cache_dir: Folder of the on-disk cache ('WORKDIR/features'); None for no
       cache. An entry is used only if encoder, data and preprocessing are the
       same and it can be read whole; a damaged one is computed again.
+    stop_fn: Asked before each batch; by every process.
 
   Raises:
+    GivenUp: If `stop_fn` said so.
     ValueError: If the encoder changed meanwhile, an example came twice or not
       at all, or a feature is not finite.
   """
@@ -75,7 +82,7 @@ def extract_features(
         encoder, source, config
       )
       cached = feature_cache.read_entry(entry, source)
-    arrays = cached or _compute(encoder, source, config)
+    arrays = cached or _compute(encoder, source, config, stop_fn)
   features = Features(
     h=arrays['h'],
     z=arrays.get('z', arrays['h']),
@@ -184,6 +191,7 @@ def _compute(
   encoder: encoder_lib.Encoder,
   source: source_lib.Source,
   config: config_lib.Config,
+  stop_fn: Callable[[], bool] | None,
 ) -> dict[str, np.ndarray]:
   """Features by the source's index, from all hosts."""
   num_examples = source.num_examples
@@ -198,6 +206,8 @@ def _compute(
   )
   ahead = None
   for batch in batches:
+    if stop_fn is not None and stop_fn():
+      raise GivenUp
     batch = _pad_rows(batch, len(encoder.mesh.local_devices))
     # Dispatched before the last one is fetched: devices work while we copy.
     encoded = encoder.encode(batch['image'])

@@ -25,7 +25,7 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax import config as config_lib
-from simclr_jax import data
+from simclr_jax import data, processes
 from simclr_jax.data import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
@@ -122,11 +122,16 @@ def open_subject(
   workdir = epath.Path(loaded.path).parent
   if workdir.name == checkpoint.FOLDER:
     workdir = workdir.parent
-  train, test = (
-    data.make_source(config.data, split, workdir=str(workdir))
-    for split in (config.data.train_split, config.data.test_split)
+  with processes.together():
+    train, test = (
+      data.make_source(config.data, split, workdir=str(workdir))
+      for split in (config.data.train_split, config.data.test_split)
+    )
+    features_lib.check_sources(train, test)
+  processes.check_same(
+    {source.name: source.fingerprint for source in (train, test)},
+    consequence='they would not judge the same images',
   )
-  features_lib.check_sources(train, test)
   if kind == 'checkpoint':
     encoder = encoder_lib.make_encoder(loaded, mesh=mesh)
   elif kind == 'random_init':
@@ -263,7 +268,12 @@ def follow(
       continue
     try:
       report = judge_fn(loaded)
+    except processes.AgreedFailure as error:
+      refused_fn(step, error)
+      continue
     except ValueError as error:
+      if jax.process_count() > 1:
+        raise  # the others may be waiting for this process in this very step
       refused_fn(step, error)
       continue
     yield report
@@ -334,6 +344,16 @@ def _make_report(
   }
 
 
+def _write_json(file: epath.Path, report: Report) -> None:
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
+  except OSError as error:
+    raise OSError(
+      f'{file} cannot be written ({error}); name another file with --out'
+    ) from error
+
+
 def _write(
   report: Report,
   subject: Subject,
@@ -362,14 +382,9 @@ def _write(
   report = {**report, 'overridden': changed, 'file': os.fspath(file)}
   if show_fn is not None:
     show_fn(report)
-  if jax.process_index() == 0:
-    try:
-      file.parent.mkdir(parents=True, exist_ok=True)
-      file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
-    except OSError as error:
-      raise OSError(
-        f'{file} cannot be written ({error}); name another file with --out'
-      ) from error
+  with processes.together():
+    if jax.process_index() == 0:
+      _write_json(file, report)
   if out is not None:
     return report
   # Not the run's own metrics.jsonl, which a running pretraining has open.

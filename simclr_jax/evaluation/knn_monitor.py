@@ -71,9 +71,17 @@ class KnnMonitor:
     self._apply_fn: Callable[..., Any] | None = None
 
   def evaluate(
-    self, model: Any, variables: Any, *, mesh: Mesh
-  ) -> dict[str, float]:
-    """{'knn_top1': accuracy in [0, 1]} of these variables."""
+    self,
+    model: Any,
+    variables: Any,
+    *,
+    mesh: Mesh,
+    stop_fn: Callable[[], bool] | None = None,
+  ) -> dict[str, float] | None:
+    """{'knn_top1': accuracy in [0, 1]} of these variables.
+
+    None if `stop_fn`, asked before each batch by every process, said so.
+    """
     if self._apply_fn is None:
       self._apply_fn = encoder_lib.make_apply_fn(model)
     encoder = encoder_lib.Encoder(
@@ -83,10 +91,15 @@ class KnnMonitor:
       config=self._config,
       mesh=mesh,
     )
-    bank, test = (
-      features_lib.extract_features(encoder, source, self._config)
-      for source in (self._bank, self._test)
-    )
+    try:
+      bank, test = (
+        features_lib.extract_features(
+          encoder, source, self._config, stop_fn=stop_fn
+        )
+        for source in (self._bank, self._test)
+      )
+    except features_lib.GivenUp:
+      return None
     with jax.set_mesh(mesh):
       result = knn.knn_accuracy(bank, test, self._knn, mesh=mesh)
     return {'knn_top1': result.headline.top1}

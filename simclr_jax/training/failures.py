@@ -1,4 +1,4 @@
-"""Ends of a run that nobody planned: a loss that is no number, a signal."""
+"""Ends of a run that nobody planned: a loss that is no number."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 import json
 import math
 import os
-import signal
-import sys
-import types
 from typing import Any, NoReturn
 
 from absl import logging
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import non_finite, storage
@@ -161,57 +157,3 @@ def _newest_checkpoint(workdir: epath.Path, steps: Sequence[int]) -> str | None:
   if not steps:
     return None
   return os.fspath(workdir / steps_lib.FOLDER / str(max(steps)))
-
-
-class StopRequest:
-  """Turns SIGTERM and SIGINT into a flag that the loop looks at.
-
-  A context manager. The first signal only sets `requested`, so that the step
-  in flight ends and a checkpoint is saved; the second one exits at once. The
-  former handlers come back at the end.
-
-  With several processes the hosts have to stop at the same step. JAX's
-  preemption service sees to that and has its own SIGTERM handler, which a
-  handler of Python's would displace; so none is installed there.
-  """
-
-  def __init__(self) -> None:
-    self.requested = False
-    self._previous: dict[int, Any] = {}
-
-  def __enter__(self) -> StopRequest:
-    if jax.process_count() == 1:
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._previous[number] = signal.signal(number, self._handle)
-    return self
-
-  def __exit__(self, *unused: object) -> None:
-    for number, handler in self._previous.items():
-      # None stands for a handler that was not installed from Python.
-      signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    self._previous.clear()
-
-  def agreed(self, step: int) -> bool:
-    """Whether all processes stop before the step after `step`.
-
-    Has to be called by every process at every step.
-    """
-    if jax.process_count() == 1:
-      return self.requested
-    self.requested = multihost_utils.reached_preemption_sync_point(step)
-    return self.requested
-
-  def _handle(self, number: int, frame: types.FrameType | None) -> None:
-    del frame
-    name = signal.Signals(number).name
-    if self.requested:
-      # Not sys.exit: an exception could be swallowed by whatever the main
-      # thread is in, and exit handlers would wait for the checkpoint.
-      print(f'{name} again: exit without a checkpoint', file=sys.stderr)
-      sys.stderr.flush()
-      os._exit(128 + number)
-    self.requested = True
-    logging.warning(
-      '%s: stopping after this step with a checkpoint; again to exit at once',
-      name,
-    )

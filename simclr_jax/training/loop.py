@@ -12,19 +12,33 @@ from absl import logging
 from etils import epath
 import jax
 
+from simclr_jax import processes
 from simclr_jax.training import checkpoint as checkpoint_lib
-from simclr_jax.training import failures, feeding, recipe, storage
+from simclr_jax.training import (
+  feeding,
+  recipe,
+  same_run,
+  signals,
+  storage,
+  workdir_lock,
+)
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import reporter as reporter_lib
 from simclr_jax.training import run as run_lib
 from simclr_jax.training import saver as saver_lib
+from simclr_jax.training import watchdog as watchdog_lib
 from simclr_jax.training.run import Run
 from simclr_jax.training.state import TrainState
 
-# (run, state) -> metrics such as {'knn_top1': 0.8}; given by the command, since
-# training must not know how encoders are judged.
-EvaluateFn = Callable[[Run, TrainState], Mapping[str, float]]
+# (run, state, stop_fn) -> metrics such as {'knn_top1': 0.8}; given by the
+# command, since training must not know how encoders are judged. None: given up,
+# since `stop_fn`, which every process has to call at the same places, said so.
+EvaluateFn = Callable[
+  [Run, TrainState, Callable[[], bool]], Mapping[str, float] | None
+]
+# Metric of a checkpoint whose evaluation was given up; made up for on resuming.
+_OWED = 'evaluation_owed'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +57,15 @@ class Outcome:
 
 
 def pretrain(
-  run: Run, workdir: str, *, evaluate_fn: EvaluateFn | None = None
+  run: Run,
+  workdir: str,
+  *,
+  evaluate_fn: EvaluateFn | None = None,
+  watchdog: watchdog_lib.Watchdog | None = None,
 ) -> Outcome:
   """Trains from the newest readable checkpoint in `workdir` to the last step.
+
+  With several processes every one calls it with the same arguments.
 
   The order within a step must not change: (1) the next step is dispatched
   before the metrics of the one before are fetched, so that the devices never
@@ -53,33 +73,53 @@ def pretrain(
   came after it is evaluated or saved; (3) evaluation comes before the
   checkpoint that records its result.
 
+  Args:
+    run: What to train.
+    workdir: Folder of its checkpoints and metrics; no other run may use it.
+    evaluate_fn: Judges the encoder now and then.
+    watchdog: Told of every step.
+
   Raises:
-    ValueError: If `workdir` belongs to another config.
+    ValueError: If `workdir` belongs to another config, or is in use.
+    processes.AgreedFailure: The same, with several processes, or if they
+      differ; in all of them.
     failures.NonFiniteLoss: If loss, gradient or new state is not finite.
     storage.StorageFailed: If the last state, or too many before it, could not
       be saved.
   """
   path = epath.Path(workdir)
-  _open_workdir(path)
   resolved = run.resolved
-  checkpointer = checkpoint_lib.Checkpointer(
-    path / 'checkpoints', run.config.checkpoint
-  )
+  same_run.check_processes(run)
+  with processes.together():
+    _open_workdir(path)
   with contextlib.ExitStack() as stack:
+    check_lock = stack.enter_context(workdir_lock.held(path))
+    same_run.check_workdir(path)
+    checkpointer = checkpoint_lib.Checkpointer(
+      path / 'checkpoints', run.config.checkpoint
+    )
     stack.enter_context(jax.set_mesh(run.mesh))
     precision = run.config.train.matmul_precision
     stack.enter_context(jax.default_matmul_precision(precision))
     stack.callback(checkpointer.close)
-    stop = stack.enter_context(failures.StopRequest())
+    stop = stack.enter_context(signals.StopRequest(run.mesh))
+    watchdog = stack.enter_context(watchdog or watchdog_lib.Watchdog())
     state, start, resumed = _restore_or_init(run, checkpointer)
     writer = metrics_lib.MetricWriter(
       workdir, primary=jax.process_index() == 0, start_step=start
     )
     stack.callback(writer.close)
+    owes = False
+    if evaluate_fn is not None and _OWED in resumed:
+      values = evaluate_fn(run, state, stop.agreed)
+      owes = values is None
+      if values is not None:
+        writer.write_scalars(start, values)
     if start >= resolved.total_steps:
       logging.info('finished at step %d: nothing to do', start)
-      _mark(path, finished_at=start)
-      return Outcome(state=state, step=start, finished=True)
+      if not owes:
+        _mark(path, finished_at=start)
+      return Outcome(state=state, step=start, finished=not owes)
     # A mark whose last checkpoint is gone would end a `--follow` too early.
     _mark(path, finished_at=None)
     logging.info('%s', recipe.describe(run, state, start_step=start))
@@ -92,33 +132,39 @@ def pretrain(
     train_step = run.train_step()
 
     step = start
-    while step < resolved.total_steps and not stop.agreed(step):
+    while step < resolved.total_steps and not stop.agreed():
+      check_lock()
       reporter.profile(step)
       with reporter.progress.waiting_for_input():
         batch, index = next(batches)
       state, output = train_step(state, batch)
       step += 1
       reporter.push(step, output, index)
+      watchdog.beat()
 
       last = step == resolved.total_steps
       if evaluate_fn is not None and run_lib.is_due(
         step, resolved.knn_every_steps, last
       ):
         reporter.flush()
-        with reporter.progress.paused():
-          saver.evaluated(step, evaluate_fn(run, state))
-        writer.write_scalars(step, saver.evaluation)
+        with reporter.progress.paused(), watchdog.paused():
+          values = evaluate_fn(run, state, stop.agreed)
+        owes = values is None
+        saver.evaluated(step, {_OWED: 1.0} if values is None else values)
+        if values is not None:
+          writer.write_scalars(step, values)
       if run_lib.is_due(step, resolved.checkpoint_every_steps, last):
         reporter.flush()
-        with reporter.progress.paused():
+        with reporter.progress.paused(), watchdog.paused():
           saver.save(step, state, reporter.latest)
 
     reporter.flush()
     reporter.profile(resolved.total_steps)
-    if saver.last_saved != step:
-      saver.save(step, state, reporter.latest)
-    saver.finish(step)
-    finished = step >= resolved.total_steps
+    with watchdog.paused():
+      if saver.last_saved != step:
+        saver.save(step, state, reporter.latest)
+      saver.finish(step)
+    finished = step >= resolved.total_steps and not owes
     if finished:
       _mark(path, finished_at=step)
   return Outcome(state=state, step=step, finished=finished)
@@ -160,7 +206,8 @@ def _restore_or_init(
   """(newest readable state, its step and metrics), or a fresh start."""
   newest = checkpointer.latest_passport()
   if newest is not None:
-    passport_lib.check_same_run(newest, run.config, run.source)
+    with processes.together():
+      passport_lib.check_same_run(newest, run.config, run.source)
   restored = checkpointer.restore_latest(run.abstract_state())
   if restored is None:
     return run.init_state(), 0, {}

@@ -16,6 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from simclr_jax import processes
 from simclr_jax.training import manifest as manifest_lib
 
 T = TypeVar('T')
@@ -198,13 +199,16 @@ def wait_for_new_step(
     # Before the listing: the last checkpoint is complete when it appears.
     finished = (folder.parent / FINISHED).exists()
     new = [step for step in steps_in(folder) if step > after]
+    late = time.monotonic() >= deadline
+    # One look for all processes: they have to judge the same step next.
+    finished, new, late = processes.from_first([finished, new, late])
     if new:
       after = new[0]
       yield after
       deadline = time.monotonic() + timeout
     elif finished:
       return
-    elif time.monotonic() >= deadline:
+    elif late:
       logging.warning(
         'no checkpoint after step %d in %s within %.0f s',
         after,

@@ -12,13 +12,14 @@ from simclr_jax.training import checkpoint
 _SCRIPT = """
 import os, pathlib, signal, sys
 import jax, numpy as np
+jax.config.update('jax_enable_preemption_service', False)
 port, process, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 jax.distributed.initialize(
   f'127.0.0.1:{port}', num_processes=2, process_id=process)
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from simclr_jax.config import CheckpointConfig
-from simclr_jax.training import checkpoint, failures
+from simclr_jax.training import checkpoint, signals
 
 mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Explicit,))
 specs = {'step': P(), 'w': P(), 'queue': P('data')}
@@ -67,18 +68,18 @@ with jax.set_mesh(mesh):
     assert restored.state[name].sharding.spec == specs[name]
   checkpointer.close()
 
-  # Opened without damage: Orbax dates the save after a preemption notice
-  # against the step that it found on disk.
+  # Opened without damage.
   checkpointer = checkpoint.Checkpointer(folder, CheckpointConfig())
 
   step = 10
-  with failures.StopRequest() as stop:
-    while not stop.agreed(step):
+  with signals.StopRequest(mesh) as stop:
+    while not stop.agreed():
       step += 1
       assert step < 5000, 'nobody stopped'
       if step == 15 and process == 1:
         os.kill(os.getpid(), signal.SIGTERM)
       multihost_utils.sync_global_devices('step')
+    assert step == 16, step  # asked for in step 15, known one step later
   save(checkpointer, step)
   checkpointer.wait()
   checkpointer.close()

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -74,46 +70,3 @@ def test_what_must_be_finite(name):
   assert failures.is_finite(metrics)
   assert not failures.is_finite({**metrics, name: float('nan')})
   assert not failures.is_finite({**metrics, name: float('inf')})
-
-
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_to_stop(number):
-  before = signal.getsignal(number)
-  with failures.StopRequest() as stop:
-    assert not stop.agreed(1)
-    signal.raise_signal(number)
-    assert stop.requested
-    assert stop.agreed(2)
-  assert signal.getsignal(number) is before
-
-
-def test_handlers_come_back_after_an_error():
-  before = signal.getsignal(signal.SIGTERM)
-  with pytest.raises(KeyError), failures.StopRequest():
-    raise KeyError
-  assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_the_second_signal_exits_at_once():
-  code = (
-    'import signal\n'
-    'from simclr_jax.training import failures\n'
-    'with failures.StopRequest():\n'
-    '  signal.raise_signal(signal.SIGTERM)\n'
-    '  print("still here", flush=True)\n'
-    '  try:\n'
-    '    signal.raise_signal(signal.SIGTERM)\n'
-    '  finally:\n'
-    '    print("not here")\n'
-  )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
-  )
-  assert done.returncode == 128 + signal.SIGTERM, done.stderr
-  assert done.stdout == 'still here\n'
-  assert 'exit without a checkpoint' in done.stderr

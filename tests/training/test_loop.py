@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
   )
   evaluated = []
 
-  def evaluate(run, state):
+  def evaluate(run, state, stop_fn):
     evaluated.append(int(state.step))
     return {'knn_top1': {3: 0.9, 6: 0.5, 7: 0.6}[int(state.step)]}
 

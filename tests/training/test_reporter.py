@@ -118,7 +118,7 @@ def pretrain(run, events, workdir, monkeypatch, *, start=0):
   ):
     monkeypatch.setattr(module, name, value)
 
-  def evaluate(run, state):
+  def evaluate(run, state, stop_fn):
     events.append(f'evaluate {state.step}')
     return {}
 

@@ -1,0 +1,201 @@
+"""Commands that run as one process on each host: their flags and their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import threading
+import traceback
+from typing import NoReturn
+
+from absl import flags, logging
+
+import simclr_jax
+from simclr_jax import console, processes
+
+DISTRIBUTED = flags.DEFINE_enum(
+  'distributed',
+  'auto',
+  list(processes.MODES),
+  "'auto': join the other processes of a Cloud TPU slice, GKE, SLURM or Open "
+  "MPI job where there are several. 'on': an error where none is found. 'off': "
+  'this process alone.',
+)
+COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'HOST:PORT of process 0, where no environment tells it; with '
+  '--num_processes and --process_id.',
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Processes of the run; see --coordinator.'
+)
+PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Index of this process, from 0; see --coordinator.'
+)
+INIT_TIMEOUT = flags.DEFINE_float(
+  'init_timeout', 300.0, 'Longest wait for the other processes, in seconds.'
+)
+PEER_TIMEOUT = flags.DEFINE_float(
+  'peer_timeout',
+  100.0,
+  'Silence after which another process is given up and this one ends, in '
+  'seconds. (One that dies is noticed at once.)',
+)
+flags.adopt_module_key_flags(console)
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+_leaving = threading.Lock()
+
+
+def run(
+  body: Callable[[], int],
+  *,
+  codes: Mapping[type[Exception], int],
+  agreed: tuple[type[Exception], ...] = (),
+) -> int:
+  """Joins the processes that the flags or the environment tell of, and runs.
+
+  A process that fails alone tells the others, which end with
+  console.EXIT_PEER_LOST. It does not return then: exit handlers of the runtime
+  would wait for the others.
+
+  Args:
+    body: The command; its exit code.
+    codes: Exit codes of the exceptions that are no bugs.
+    agreed: Exceptions that `body` raises in every process or in none.
+  """
+  console.start()
+  try:
+    session = _join()
+  except ValueError as error:
+    return console.fail(error, code=console.EXIT_WRONG_INPUT)
+  except processes.NotStarted as error:
+    return console.fail(error, code=console.EXIT_PEER_LOST)
+  try:
+    _check_versions()
+    code = body()
+  except processes.AgreedFailure as error:
+    code = _say_agreed(error)
+  except Exception as error:
+    kinds = [kind for kind in codes if isinstance(error, kind)]
+    known = codes[kinds[0]] if kinds else None
+    if session.is_single:
+      if known is None:
+        raise
+      return console.fail(error, code=known)
+    if known is None or not isinstance(error, agreed):
+      _leave_alone(session, error, known)
+    code = console.fail(error, code=known)
+  except BaseException as error:
+    if session.is_single:
+      raise
+    _leave_alone(session, error, _INTERRUPTED)
+  session.finish()
+  return code
+
+
+def end(why: str) -> NoReturn:
+  """Ends this process because the run cannot go on; from any thread."""
+  with _leaving:
+    console.say(
+      f'{why}. The same command continues from the newest checkpoint, if there '
+      'is one'
+    )
+    _exit(console.EXIT_PEER_LOST)
+
+
+def _join() -> processes.Session:
+  """As flags and environment say.
+
+  Raises:
+    ValueError: If they contradict each other.
+    processes.NotStarted: If the runtime cannot be started.
+  """
+  launch = processes.find_launch(
+    os.environ,
+    mode=DISTRIBUTED.value,
+    coordinator=COORDINATOR.value,
+    num_processes=NUM_PROCESSES.value,
+    process_id=PROCESS_ID.value,
+    on_tpu_vm=_on_tpu_vm(),
+  )
+  return processes.join(
+    launch,
+    end_fn=end,
+    init_timeout=INIT_TIMEOUT.value,
+    peer_timeout=PEER_TIMEOUT.value,
+  )
+
+
+def _check_versions() -> None:
+  """Refuses processes that run other code.
+
+  Raises:
+    processes.AgreedFailure: In every process.
+  """
+  versions = {'simclr_jax': simclr_jax.__version__}
+  versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+  processes.check_same(
+    versions,
+    consequence='they would compute other programs, or wait for each other for '
+    'ever; install the same packages on every host',
+  )
+
+
+def _on_tpu_vm() -> bool:
+  """Whether there is a TPU, and what drives it; asks no network."""
+  return importlib.util.find_spec('libtpu') is not None and bool(
+    glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*')
+  )
+
+
+def _say_agreed(error: processes.AgreedFailure) -> int:
+  """The same words and the same exit code in every process."""
+  if error.error is not None and not console.raised_here(error.error):
+    traceback.print_exception(error.error)
+  console.say(str(error), where=error.where)
+  logging.debug('where it happened', exc_info=error)
+  return console.EXIT_WRONG_INPUT if error.is_mistake else console.EXIT_FAILED
+
+
+def _leave_alone(
+  session: processes.Session, error: BaseException, code: int | None
+) -> NoReturn:
+  """Ends this process for a reason of its own, which the others are told."""
+  if session.blames_others(error):
+    end(f'another process was lost: {_first_line(error)}')
+  with _leaving:
+    if code is None or code == _INTERRUPTED:
+      if not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
+      console.say(_first_line(error))
+      code = code or console.EXIT_FAILED
+    elif isinstance(error, Exception):
+      code = console.fail(error, code=code)
+    session.fail(_first_line(error))
+    _exit(code)
+
+
+def _first_line(error: BaseException) -> str:
+  if isinstance(error, KeyboardInterrupt):
+    return 'interrupted'
+  lines = str(error).strip().splitlines()
+  name = type(error).__name__
+  if not lines:
+    return name
+  is_ours = isinstance(error, ValueError)
+  return lines[0] if is_ours else f'{name}: {lines[0]}'
+
+
+def _exit(code: int) -> NoReturn:
+  """Without exit handlers: those of the runtime wait for lost processes."""
+  logging.flush()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
