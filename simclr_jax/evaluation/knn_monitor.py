@@ -16,6 +16,7 @@ from simclr_jax.data import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import knn
+from simclr_jax.training import state_sharding
 
 _BANK_SEED = 0
 
@@ -87,7 +88,8 @@ class KnnMonitor:
     encoder = encoder_lib.Encoder(
       kind='checkpoint',
       apply_fn=self._apply_fn,
-      variables=variables,
+      # A state may lie in pieces over the devices (train.state_sharding).
+      variables=state_sharding.replicate(variables, mesh),
       config=self._config,
       mesh=mesh,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import jax
+
 from simclr_jax import losses, models
 from simclr_jax.training import optimizer as optimizer_lib
+from simclr_jax.training import state_sharding
 from simclr_jax.training.run import Run
 from simclr_jax.training.state import TrainState
 
@@ -50,6 +53,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'{config.train.batch_size} images ({resolved.per_device_batch} per '
       f'device, {resolved.per_host_batch} per host)',
     ),
+    *_micro_batches(run),
     (
       'loss',
       f'NT-Xent, temperature {config.loss.temperature:g}, '
@@ -68,6 +72,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'({optim.base_lr:g}, {optim.lr_scaling} scaling)',
     ),
     ('parameters', _parameters(run, state)),
+    ('state', _state(run, state)),
     (
       'start',
       f'checkpoint of step {start_step:,}'
@@ -83,6 +88,36 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'{optim.name}, weight decay {optim.weight_decay:g}:',
       *(f'  {line}' for line in optimizer_lib.format_groups(groups)),
     ]
+  )
+
+
+def _micro_batches(run: Run) -> list[tuple[str, str]]:
+  """A row where a batch goes through the network in parts."""
+  train, resolved = run.config.train, run.resolved
+  if train.micro_batches == 1:
+    return []
+  per_device = resolved.micro_batch // resolved.num_devices
+  kind = {
+    'exact': 'one loss over all of them (exact; the network runs forward twice)',
+    'plain': 'the mean of their losses (plain)',
+  }[train.accumulation]
+  return [
+    (
+      'micro-batches',
+      f'{train.micro_batches} of {resolved.micro_batch} images ({per_device} '
+      f'per device), {kind}; batch norm sees one at a time',
+    )
+  ]
+
+
+def _state(run: Run, state: TrainState) -> str:
+  """How much of it each device holds."""
+  stored = (state.params, state.opt_state)
+  whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stored))
+  held = state_sharding.bytes_per_device(stored)
+  return (
+    f'{run.config.train.state_sharding}: {held / 2**20:,.1f} of '
+    f'{whole / 2**20:,.1f} MiB of parameters and optimizer state per device'
   )
 
 

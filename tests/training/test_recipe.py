@@ -13,6 +13,7 @@ from simclr_jax import models
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import recipe
 from simclr_jax.training import run as run_lib
+from simclr_jax.training import state_sharding
 
 CONFIG = config_lib.replace(
   config_lib.Config(),
@@ -73,6 +74,26 @@ def test_who_makes_the_views(run, where, text):
 def test_mesh_and_batch_per_device(rows):
   assert rows['mesh'] == "4 x cpu on 1 host(s), axes {'data': 4}"
   assert rows['batch'] == '64 images (16 per device, 64 per host)'
+
+
+def test_micro_batches_are_named(run, rows):
+  assert 'micro-batches' not in rows
+  config = config_lib.replace(CONFIG, train={'micro_batches': 4})
+  parts = run_lib.make_run(config, mesh=run.mesh, source=run.source)
+  text = recipe.describe(parts, parts.abstract_state(), start_step=0)
+  assert '4 of 16 images (4 per device), one loss over all of them' in text
+
+
+def test_what_of_the_state_a_device_holds(run, rows, monkeypatch):
+  state = run.abstract_state()
+  leaves = jax.tree.leaves((state.params, state.opt_state))
+  whole = 4 * sum(math.prod(x.shape) for x in leaves if x.ndim) / 2**20
+  assert rows['state'].startswith(f'replicated: {whole:,.1f} of {whole:,.1f} ')
+  monkeypatch.setattr(state_sharding, 'MIN_SIZE', 1)
+  config = config_lib.replace(CONFIG, train={'state_sharding': 'fsdp'})
+  pieces = run_lib.make_run(config, mesh=run.mesh, source=run.source)
+  text = recipe.describe(pieces, pieces.abstract_state(), start_step=0)
+  assert f'fsdp: {whole / 4:,.1f} of {whole:,.1f} MiB' in text
 
 
 def test_negatives_and_the_loss_of_chance(rows):
