@@ -29,6 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _IMPORTS = (
   # Another user may not be able to read the interpreter's own files.
   'encodings.cp437',
+  'absl.app',
+  'ml_collections.config_flags',
   'simclr_jax.training.loop',
   'simclr_jax.training.run',
   'simclr_jax.data.preparation',

@@ -18,10 +18,10 @@ from simclr_jax import config as config_lib
 from simclr_jax.data.source import Example
 from simclr_jax.training import mesh as mesh_lib
 from tests import command_server, small_run
-from tests.bad_inputs import configs, images, paths
+from tests.bad_inputs import configs, images, paths, tables
 from tests.bad_inputs.row import RUN, Row
 
-ROWS: list[Row] = [*configs.ROWS, *images.ROWS, *paths.ROWS]
+ROWS: list[Row] = [*configs.ROWS, *images.ROWS, *paths.ROWS, *tables.ROWS]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.
 
 

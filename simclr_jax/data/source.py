@@ -14,6 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 NO_LABEL = -1
+# More is a column of ids taken for classes: the online head and the probe would
+# have a row of weights for each.
+MAX_CLASSES = 1_000_000
 
 # Name -> array [b, ...] of one host's share of a batch.
 Batch = dict[str, np.ndarray]

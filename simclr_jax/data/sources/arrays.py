@@ -26,7 +26,7 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax.data import cache
 from simclr_jax.data.progress import Progress
-from simclr_jax.data.source import NO_LABEL, Example, Source
+from simclr_jax.data.source import MAX_CLASSES, NO_LABEL, Example, Source
 from simclr_jax.data.sources import arrays_layout, slices
 
 _VERSION = 1  # Raise when the fingerprint is computed differently.
@@ -193,6 +193,12 @@ def _count_classes(
       found = arrays_layout.load(place)
       if found.size and found.dtype.kind in 'iu':
         largest = max(largest, int(found.max()))
+  if largest >= MAX_CLASSES:
+    raise ValueError(
+      f'{data.path} has the label {largest}; labels number the classes from 0, '
+      f"and there are at most {MAX_CLASSES:,}: config.data.label_key='' leaves "
+      'them out'
+    )
   return largest + 1
 
 

@@ -7,7 +7,7 @@ import os
 from typing import NamedTuple
 
 from simclr_jax import config as config_lib
-from simclr_jax.data.source import NO_LABEL
+from simclr_jax.data.source import MAX_CLASSES, NO_LABEL
 from simclr_jax.data.sources import parquet_layout, parquet_schema
 
 
@@ -85,7 +85,15 @@ def find_classes(files: Sequence[OpenFile]) -> Classes:
   promised = max(file.columns.num_classes for file in files)
   if promised:
     return Classes(promised, ())
-  largest = [_largest_label(file) for file in files if file.columns.label]
+  labelled = [file for file in files if file.columns.label]
+  largest = [_largest_label(file) for file in labelled]
+  for file, label in zip(labelled, largest, strict=True):
+    if label >= MAX_CLASSES:
+      raise ValueError(
+        f'{file.full}: config.data.label_key = {file.columns.label!r} holds '
+        f'{label}; labels number the classes from 0, and there are at most '
+        f"{MAX_CLASSES:,}: name another column, or '' for none"
+      )
   return Classes(max(largest, default=NO_LABEL) + 1, ())
 
 

@@ -92,7 +92,13 @@ def labels(
   if not columns.label:
     return np.full(batch.num_rows, NO_LABEL, np.int64)
   values = batch.column(columns.label).to_pylist()
-  found = np.array([NO_LABEL if v is None else v for v in values], np.int64)
+  try:
+    found = np.array([NO_LABEL if v is None else v for v in values], np.int64)
+  except OverflowError as error:
+    raise ValueError(
+      f'{path}: config.data.label_key = {columns.label!r} holds '
+      f'{max(v or 0 for v in values)}, which is no class'
+    ) from error
   if len(found) and found.min() < NO_LABEL:
     raise ValueError(
       f'{path}: config.data.label_key = {columns.label!r} holds '

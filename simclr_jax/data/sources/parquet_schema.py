@@ -15,6 +15,7 @@ import json
 from typing import Any, NamedTuple
 
 from simclr_jax import config as config_lib
+from simclr_jax.data.source import MAX_CLASSES
 
 METADATA_KEY = b'simclr_jax'
 PICTURES_KEY = b'simclr_jax_pictures'  # Of a file: their digest.
@@ -105,15 +106,16 @@ def find_columns(
   ours = _metadata(schema, METADATA_KEY, path)
   image, nested = _find_image(schema, path, data=data)
   label = _find_label(schema, features, path, data=data)
-  names = tuple(features.get(label, {}).get('names') or ()) if label else ()
+  names = _class_names(features.get(label, {}), path)
   return Columns(
     image=image,
     nested=nested,
     label=label,
     id=ID_COLUMN if ours and ID_COLUMN in schema.names else '',
     class_names=names,
-    num_classes=len(names) or (int(ours.get('num_classes', 0)) if label else 0),
-    num_examples=int(ours.get('num_examples', 0)),
+    num_classes=len(names)
+    or (_count(ours, 'num_classes', path, most=MAX_CLASSES) if label else 0),
+    num_examples=_count(ours, 'num_examples', path),
     # A program that writes the file anew drops its digest.
     checked=bool(ours.get('checked')) and PICTURES_KEY in in_file,
   )
@@ -125,7 +127,7 @@ def _metadata(schema: Any, key: bytes, path: str) -> dict[str, Any]:
     return {}
   try:
     value = json.loads(text)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(
       f'{path}: the metadata {key.decode()!r} of the schema is no JSON: {error}'
     ) from error
@@ -134,13 +136,41 @@ def _metadata(schema: Any, key: bytes, path: str) -> dict[str, Any]:
 
 def _features(schema: Any, path: str) -> dict[str, dict[str, Any]]:
   """Hugging Face's feature of each column that is a class label."""
-  info = _metadata(schema, HUGGING_FACE_KEY, path).get('info') or {}
-  features = info.get('features') or {}
+  features: Any = _metadata(schema, HUGGING_FACE_KEY, path)
+  for key in ('info', 'features'):
+    features = features.get(key) or {}
+    if not isinstance(features, dict):
+      raise ValueError(
+        f"{path}: {key!r} in the metadata 'huggingface' of the schema is no "
+        f'JSON object: {str(features)[:99]}'
+      )
   return {
     name: feature
     for name, feature in features.items()
     if isinstance(feature, dict) and feature.get('_type') == 'ClassLabel'
   }
+
+
+def _class_names(feature: dict[str, Any], path: str) -> tuple[str, ...]:
+  names = feature.get('names') or []
+  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    raise ValueError(
+      f"{path}: the class names in the metadata 'huggingface' of the schema "
+      f'are no list of texts: {str(names)[:99]}'
+    )
+  return tuple(names)
+
+
+def _count(
+  ours: dict[str, Any], key: str, path: str, *, most: int = 2**62
+) -> int:
+  value = ours.get(key, 0)
+  if not isinstance(value, int) or not 0 <= value <= most:
+    raise ValueError(
+      f"{path}: {key!r} in the metadata 'simclr_jax' of the schema is "
+      f'{str(value)[:99]}; must be 0 to {most}'
+    )
+  return value
 
 
 def _find_image(

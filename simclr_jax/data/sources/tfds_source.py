@@ -110,6 +110,11 @@ def _load_builder(data: config_lib.DataConfig) -> Any:
       'DATA_DIR/downloads/manual first), or name the folder that holds it in '
       'config.data.data_dir'
     ) from error
+  except (ValueError, OSError, KeyError) as error:
+    raise ValueError(
+      f'config.data.name = {data.name!r} cannot be opened in '
+      f'{data.data_dir or "the default data_dir of TFDS"}: {error}'
+    ) from error
 
 
 def _find_features(builder: Any, data: config_lib.DataConfig) -> _Features:
@@ -247,7 +252,12 @@ def _parse(record: bytes, features: _Features) -> Example:
     image = plain_image.to_plain(image)
   if not features.label_key:
     return Example(image, NO_LABEL)
-  return Example(image, int(values[features.label_key].int64_list.value[0]))
+  label = int(values[features.label_key].int64_list.value[0])
+  if not NO_LABEL <= label < features.num_classes:
+    raise ValueError(
+      f'its label is {label}, and there are {features.num_classes} classes'
+    )
+  return Example(image, label)
 
 
 def _fingerprint(builder: Any, spans: _Spans, features: _Features) -> str:
