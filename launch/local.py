@@ -4,10 +4,10 @@
     --config=configs/imagenet.py --workdir=runs/v1
 
 Each process gets its share of the GPUs, or `--cpu_devices` simulated devices.
-Lines of process I begin with `[I]`. Signals go to all processes, once. When one
-ends badly, the others are given `--grace` seconds. The exit code is that of the
+Lines of process I begin with `[I]`. Signals go to all processes. When one ends
+badly, the others are given `--grace` seconds. The exit code is that of the
 worst end: 2 (wrong input), 1 and other failures, 128 + the signal that killed
-it, 69 (a peer was lost), 75 (stopped, continues), 0. Linux and macOS.
+it, 69 (a peer was lost), 75 (stopped, continues), 0.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class Group:
     self._processes: list[subprocess.Popen[bytes]] = []
     self._ended_by_us: set[int] = set()
     self._deadline: float | None = None
+    self._passed_on = float('-inf')
     for index, command in enumerate(commands):
       process = subprocess.Popen(
         command.argv,
@@ -162,8 +163,18 @@ class Group:
           stream, selectors.EVENT_READ, _Lines(f'[{index}] ', target)
         )
 
-  def send(self, number: int) -> None:
-    """The signal `number` to every process that runs."""
+  def pass_on(self, number: int) -> None:
+    """The signal `number` to every process that runs.
+
+    A second one ends a run before it has saved, and `timeout` sends two at once
+    (to its child and to its group): those within a second are one.
+    """
+    now = time.monotonic()
+    if now - self._passed_on > 1:
+      self._passed_on = now
+      self._send(number)
+
+  def _send(self, number: int) -> None:
     for process in self._running():
       process.send_signal(number)
 
@@ -183,7 +194,7 @@ class Group:
 
   def close(self) -> None:
     """Leaves no process behind, whatever happened."""
-    self.send(signal.SIGKILL)
+    self._send(signal.SIGKILL)
     for process in self._processes:
       process.wait()
     self._selector.close()
@@ -290,7 +301,7 @@ def main(argv: Sequence[str]) -> int:
   group = Group(commands, grace=options.grace)
   try:
     for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(number, lambda n, _: group.send(n))
+      signal.signal(number, lambda n, _: group.pass_on(n))
     return group.wait()
   finally:
     group.close()

@@ -82,9 +82,10 @@ logs() {
 }
 
 stop() {
-  local folder=$runs/$1
+  local folder=$runs/$1 child
   supervisor "$folder" > /dev/null || { status "$1"; return; }
-  kill -TERM "$(cat "$folder/child")"
+  child=$(cat "$folder/child") || fail 'the run is just starting: ask again'
+  kill -TERM "$child"
   echo "asked to stop: $(hostname)"
 }
 
