@@ -12,7 +12,8 @@ from etils import epath
 import jax
 import numpy as np
 
-from simclr_jax.training import failures, recipe
+from simclr_jax import losses, models
+from simclr_jax.training import alarms, failures, recipe
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import progress as progress_lib
 from simclr_jax.training import step as step_lib
@@ -76,6 +77,7 @@ class Reporter:
     # bound.
     self._skipped = int(resumed.get(_SKIPPED, 0))
     self._in_a_row = int(resumed.get(_IN_A_ROW, 0))
+    self._alarms = alarms.Alarms(_expectation(run))
     self.latest: dict[str, float] = {}
     self.progress = progress_lib.Progress(
       run.resolved.total_steps,
@@ -149,8 +151,12 @@ class Reporter:
       values = jax.device_get(pending.diagnostics)
       line |= {k: float(v) for k, v in values.items()}
     last = step == resolved.total_steps
+    warnings = self._alarms.observe(step, line)
+    for warning in warnings:
+      logging.warning('%s', warning)
+    line |= {f'alarm_{name}': 1.0 for name in self._alarms.active}
     due = is_due(step, resolved.log_every_steps, last)
-    if due or has_diagnostics or self._in_a_row:
+    if due or has_diagnostics or self._in_a_row or warnings:
       report = self.progress.report(step)
       self._writer.write_scalars(step, {**line, **report.scalars})
       logging.info('%s', report.line(metrics))
@@ -174,6 +180,15 @@ class Reporter:
       skipped=self._in_a_row,
       **batch,
     )
+
+
+def _expectation(run: Run) -> alarms.Expectation:
+  config = run.config
+  return alarms.Expectation(
+    chance=losses.chance_loss(config.train.batch_size, config.loss.scale),
+    dim=models.embedding_dim(config.model),
+    warmup_steps=run.resolved.warmup_steps,
+  )
 
 
 def _trace_steps(run: Run, start: int) -> range:

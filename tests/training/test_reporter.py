@@ -95,6 +95,7 @@ def make_run(events, *, bad=None, train=None, diagnostics_every=0):
     ),
     resolved=types.SimpleNamespace(
       total_steps=TOTAL,
+      warmup_steps=0,
       log_every_steps=1,
       diagnostics_every_steps=diagnostics_every,
       knn_every_steps=3,
