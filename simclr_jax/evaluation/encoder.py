@@ -8,7 +8,7 @@ after it is used (`frozen`), and a difference is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import hashlib
@@ -26,7 +26,47 @@ from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import passport as passport_lib
 
 _UNUSED = 'params/online_head/'
+InputFn = Callable[[jax.Array], jax.Array]
 KINDS = ('checkpoint', 'random_init', 'raw_pixels')
+
+
+@dataclasses.dataclass(frozen=True)
+class InputForm:
+  """What networks of other codebases want of pictures in [0, 1].
+
+  Ours want them as they are. Mean and standard deviation cannot be folded into
+  the first convolution: its zero padding is zero after the normalisation.
+
+  Attributes:
+    mean, std: (picture - mean) / std, for each channel; None for neither.
+    pad: Zeros put around the picture after that, in pixels.
+  """
+
+  mean: tuple[float, ...] | None = None
+  std: tuple[float, ...] | None = None
+  pad: int = 0
+
+  def apply(self, images_NxHxWx3: jax.Array) -> jax.Array:
+    """Images as the network wants them."""
+    if self.mean is not None and self.std is not None:
+      dtype = images_NxHxWx3.dtype
+      mean, std = jnp.asarray(self.mean, dtype), jnp.asarray(self.std, dtype)
+      images_NxHxWx3 = (images_NxHxWx3 - mean) / std
+    if self.pad:
+      side = (self.pad, self.pad)
+      images_NxHxWx3 = jnp.pad(images_NxHxWx3, ((0, 0), side, side, (0, 0)))
+    return images_NxHxWx3
+
+
+def input_form(passport: Mapping[str, Any]) -> InputForm:
+  """As a passport (or an export.json) states it under 'preprocessing'."""
+  stated = passport.get('preprocessing', {})
+  mean, std = stated.get('mean'), stated.get('std')
+  return InputForm(
+    mean=None if mean is None else tuple(mean),
+    std=None if std is None else tuple(std),
+    pad=stated.get('pad', 0),
+  )
 
 
 @dataclasses.dataclass
@@ -42,6 +82,7 @@ class Encoder:
     config: Of the run that trained it; its train.matmul_precision is that of
       the network here, too.
     mesh: Axis 'data'.
+    input_form: What `apply_fn` does to the images before the network.
   """
 
   kind: str
@@ -49,6 +90,7 @@ class Encoder:
   variables: Any
   config: config_lib.Config
   mesh: Mesh
+  input_form: InputForm = InputForm()
 
   def encode(self, images: np.ndarray) -> dict[str, jax.Array]:
     """Features of this host's rows of a batch.
@@ -77,7 +119,7 @@ class Encoder:
     Equal variables give other features with another padding, say, and a TPU
     multiplies with fewer bits than a CPU unless it is told otherwise.
     """
-    decisive = (
+    decisive: tuple[Any, ...] = (
       self.kind,
       self.config.model,
       self.config.data.image_size,
@@ -85,6 +127,8 @@ class Encoder:
       self.mesh.devices.flat[0].device_kind,
       jax.default_backend(),
     )
+    if self.input_form != InputForm():
+      decisive = (*decisive, self.input_form)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
 
 
@@ -100,12 +144,14 @@ def make_encoder(loaded: checkpoint.LoadedEncoder, *, mesh: Mesh) -> Encoder:
   config = passport_lib.config_from_passport(loaded.passport)
   model, shapes = _model_and_shapes(config)
   _check_fits(loaded.variables, shapes, where=loaded.path)
+  form = input_form(loaded.passport)
   return Encoder(
     kind='checkpoint',
-    apply_fn=make_apply_fn(model),
+    apply_fn=make_apply_fn(model, input_fn=form.apply),
     variables=jax.device_put(loaded.variables, mesh_lib.replicated(mesh)),
     config=config,
     mesh=mesh,
+    input_form=form,
   )
 
 
@@ -163,11 +209,20 @@ def frozen(encoder: Encoder) -> Iterator[str]:
     )
 
 
-def make_apply_fn(model: Any) -> Callable[..., dict[str, jax.Array]]:
-  """Compiled inference; nothing is mutable, so statistics cannot be updated."""
+def make_apply_fn(
+  model: Any, *, input_fn: InputFn | None = None
+) -> Callable[..., dict[str, jax.Array]]:
+  """Compiled inference; nothing is mutable, so statistics cannot be updated.
+
+  Args:
+    model: From `make_model`.
+    input_fn: Applied to the images first.
+  """
 
   @jax.jit
   def apply_fn(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    if input_fn is not None:
+      images = input_fn(images)
     outputs = model.apply(variables, images, train=False)
     return {
       'h': outputs.h.astype(jnp.float32),

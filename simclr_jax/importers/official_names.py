@@ -79,7 +79,7 @@ def official_names(
   Raises:
     ValueError: If the official code cannot express the config.
   """
-  _check_expressible(config, image_size)
+  check_expressible(config, image_size)
   table = _table(config, image_size=image_size, num_classes=num_classes)
   return {path: entry.name for path, entry in table.items()}
 
@@ -103,7 +103,7 @@ def from_official(
   Raises:
     ValueError: Listing every missing, unexpected and misshapen variable.
   """
-  _check_expressible(config, image_size)
+  check_expressible(config, image_size)
   table = _table(config, image_size=image_size, num_classes=num_classes)
   arrays = {
     k.removesuffix(':0'): np.asarray(v) for k, v in named_arrays.items()
@@ -122,7 +122,7 @@ def to_official(
   num_classes: int,
 ) -> dict[str, np.ndarray]:
   """Inverse of `from_official`: {official name without ':0': array}."""
-  _check_expressible(config, image_size)
+  check_expressible(config, image_size)
   table = _table(config, image_size=image_size, num_classes=num_classes)
   arrays = {
     path: np.asarray(leaf)
@@ -145,12 +145,20 @@ def _table(
   table = {}
   shapes = models.abstract_variables(model, image_size=image_size)
   for path, leaf in models.flat_paths(shapes).items():
-    _, _, scoped = path.partition('/')
-    scope, _, leaf_name = scoped.rpartition('/')
-    is_norm = 'bn' in scope.rpartition('/')[2]
-    names = _NORM_LEAVES if is_norm else _LEAVES
-    table[path] = _Variable(f'{scopes[scope]}/{names[leaf_name]}', leaf.shape)
+    scope, leaf_name = split_leaf(path)
+    table[path] = _Variable(f'{scopes[scope]}/{leaf_name}', leaf.shape)
   return table
+
+
+def split_leaf(path: str) -> tuple[str, str]:
+  """(our scope, official name of the leaf) of one of our flat paths.
+
+  'params/backbone/bn1/scale' -> ('backbone/bn1', 'gamma').
+  """
+  _, _, scoped = path.partition('/')
+  scope, _, leaf_name = scoped.rpartition('/')
+  is_norm = 'bn' in scope.rpartition('/')[2]
+  return scope, (_NORM_LEAVES if is_norm else _LEAVES)[leaf_name]
 
 
 def _scopes(
@@ -205,8 +213,12 @@ def _block_scopes(
     yield 'se/expand', f'{outer}/{numbers.name("conv2d")}'
 
 
-def _check_expressible(config: config_lib.ModelConfig, image_size: int) -> None:
-  """ValueError unless an official network computes the same function."""
+def check_expressible(config: config_lib.ModelConfig, image_size: int) -> None:
+  """ValueError unless an official network computes the same function.
+
+  A network without a head is one whose head was left out (SimCLR v1's files
+  hold none).
+  """
   features = resnet.num_features(config)
   hidden_is_free = (
     config.head_hidden not in (0, features) and config.head_layers > 1
@@ -227,8 +239,8 @@ def _check_expressible(config: config_lib.ModelConfig, image_size: int) -> None:
       ('bn_epsilon', config.bn_epsilon != 1e-5, '1e-5'),
       (
         'head',
-        config.head != 'nonlinear',
-        "'nonlinear' (its 'linear' and 'none' crash, so no such weights exist)",
+        config.head == 'linear',
+        "'nonlinear' (its 'linear' crashes, so no such weights exist)",
       ),
       ('head_norm', config.head_norm != 'batch', "what we call 'batch'"),
       ('head_hidden', hidden_is_free, f'the width of h, {features}'),

@@ -144,7 +144,6 @@ def test_to_official_is_strict(arrays):
     ('shortcut', 'shape'),
     ('bn_epsilon', 1e-3),
     ('head', 'linear'),
-    ('head', 'none'),
     ('head_norm', 'none'),
     ('head_hidden', 512),
   ],
