@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -51,6 +52,10 @@ class StandIns:
         _PROGRAM.format(python=sys.executable, folder=str(folder))
       )
       program.chmod(0o755)
+    # With PyYAML, whatever other Python the machine has.
+    python = binaries / 'python3'
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
     self.environment = {
       'PATH': f'{binaries}:{os.environ["PATH"]}',
       'HOME': str(self.home),
