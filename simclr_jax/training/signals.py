@@ -50,7 +50,6 @@ class StopRequest:
         raise ValueError('several processes agree over a mesh: give it')
       self._agreement = _Agreement(mesh)
     self._previous: dict[int, Any] = {}
-    self._lock = threading.Lock()
     self._first: float | None = None
 
   def __enter__(self) -> StopRequest:
@@ -87,10 +86,14 @@ class StopRequest:
     With several processes the answer is that to the question before: a signal
     is obeyed one question later, and nobody waits for the devices.
     """
-    if self._agreement is not None and self._agreement.ask(self.requested):
-      self.requested = True
-      return True
-    return self._agreement is None and self.requested
+    if self._agreement is None:
+      return self.requested
+    if not self._agreement.ask(self.requested):
+      return False
+    if not self.requested:
+      logging.info('another process was asked to stop: stopping with it')
+    self.requested = True
+    return True
 
   def _listen(self) -> None:
     while (data := os.read(self._read, 1)) != _END:
@@ -98,15 +101,14 @@ class StopRequest:
         self._hear(data[0])
 
   def _handle(self, number: int, frame: types.FrameType | None) -> None:
-    del frame
-    self._hear(number)
+    """Python's handler; only the pipe counts, which may be faster or slower."""
+    del number, frame
+    self.requested = True
 
   def _hear(self, number: int) -> None:
-    """Told of every signal twice, by the pipe and by Python's handler."""
     name = signal.Signals(number).name
     now = time.monotonic()
-    with self._lock:
-      first, self._first = self._first, self._first or now
+    first, self._first = self._first, self._first or now
     if first is None:
       self.requested = True
       logging.warning(
