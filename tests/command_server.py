@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _IMPORTS = (
   # Another user may not be able to read the interpreter's own files.
   'encodings.cp437',
+  'importlib.readers',
   'absl.app',
   'ml_collections.config_flags',
   'simclr_jax.training.loop',

@@ -18,10 +18,16 @@ from simclr_jax import config as config_lib
 from simclr_jax.data.source import Example
 from simclr_jax.training import mesh as mesh_lib
 from tests import command_server, small_run
-from tests.bad_inputs import configs, images, paths, tables
+from tests.bad_inputs import checkpoints, configs, images, paths, tables
 from tests.bad_inputs.row import RUN, Row
 
-ROWS: list[Row] = [*configs.ROWS, *images.ROWS, *paths.ROWS, *tables.ROWS]
+ROWS: list[Row] = [
+  *configs.ROWS,
+  *paths.ROWS,
+  *images.ROWS,
+  *tables.ROWS,
+  *checkpoints.ROWS,
+]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.
 
 
@@ -80,6 +86,8 @@ def test_bad_input(row, server, base):
   assert 'Traceback (most recent call last)' not in said, said[-3000:]
   assert done.code == row.code, said[-3000:]
   assert done.peak_bytes < _MOST_BYTES
+  assert not (folder / 'executed').exists(), 'data were executed'
+  assert not (command_server.ROOT / 'was_executed').exists()
   if row.code:
     # argparse writes its own name before it.
     errors = re.findall(r'^(?:python -m [\w.]+: )?error: ', done.err, re.M)

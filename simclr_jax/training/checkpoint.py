@@ -8,7 +8,9 @@ reads), `passport` and `manifest` (JSON). The only file that imports Orbax.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from simclr_jax import processes
 from simclr_jax.config import CheckpointConfig
 from simclr_jax.training import manifest as manifest_lib
 from simclr_jax.training import metrics as metrics_lib
@@ -92,6 +95,7 @@ class Checkpointer:
     self._config = config
     self._writing: int | None = None  # Step of a save that may still fail.
     self._num_bytes = 0  # Of the newest save, before it is compressed.
+    self._failed: list[int] = []  # Steps of which remains may lie about.
     self._purge()
     self._best = steps_lib.KeepBest(
       config.best_metric, num_kept=config.keep_best
@@ -188,9 +192,9 @@ class Checkpointer:
         raise RuntimeError(f'Orbax did not save step {step}; it gave no reason')
 
     self._num_bytes = _num_bytes(state) + _num_bytes(encoder)
-    # Tried first, because Orbax makes a folder that is gone, and because
-    # processes of which one cannot write would wait for each other.
-    self._attempt(step, lambda: storage.check_folder(self._directory))
+    # Tried first, because processes of which one cannot write would wait for
+    # each other.
+    self._attempt(step, self._check_place)
     self._attempt(step, start)
     if self._config.asynchronous:
       self._writing = step
@@ -259,11 +263,7 @@ class Checkpointer:
     if step is None:
       return
 
-    def finish() -> None:
-      self._manager.wait_until_finished()
-      self._manager.check_for_errors()
-
-    self._attempt(step, finish)
+    self._attempt(step, self._finish_writing)
 
   def close(self) -> None:
     """Waits, then frees threads; a save that fails now is only reported."""
@@ -274,56 +274,90 @@ class Checkpointer:
     self._manager.close()
     self._purge()
 
+  def _check_place(self) -> None:
+    """Raises OSError unless the folder is there, is the same, and is writable.
+
+    Orbax would make it anew, beside a file system that is not mounted just now.
+    """
+    storage.check_folder(self._directory)
+    known = self._manager.all_steps()
+    if known and not any((self._directory / str(k)).is_dir() for k in known):
+      raise FileNotFoundError(
+        errno.ENOENT,
+        os.strerror(errno.ENOENT),
+        os.fspath(self._directory / str(max(known))),
+      )
+
+  def _finish_writing(self) -> None:
+    """Waits for Orbax's threads; raises their first error once all are done.
+
+    Each of them raises its own, one at each call; what is left would be taken
+    for an error of the next save.
+    """
+    first = None
+    while True:
+      try:
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+        break
+      except Exception as error:
+        first = first or error
+    if first is not None:
+      raise first
+
   def _attempt(self, step: int, action: Callable[[], None]) -> None:
     """A part of a save; a collective of all processes.
 
     Raises:
-      SaveFailed: If the storage refused it in one process or more.
+      SaveFailed: If it failed in one process or more.
     """
     reason = None
     try:
       action()
-    except Exception as error:  # TensorStore raises ValueError for a full disk
+    except jax.errors.JaxRuntimeError:
+      raise  # The devices failed, not the storage.
+    except Exception as error:  # Orbax raises ValueError for a full disk
       if not storage.is_storage_error(error):
-        raise
+        logging.exception('an unknown failure of a save')
       reason = storage.explain(self._directory, error)
     # A step appears by a rename, so what failed then is the deletion of others.
-    complete = reason is not None and (self._directory / str(step)).is_dir()
-    if complete:
+    if reason is not None and (self._directory / str(step)).is_dir():
       logging.warning('step %d is saved, but then: %s', step, reason)
-    if steps_lib.all_processes(reason is None or complete):
+      reason = None
+    reasons = processes.gather(reason)
+    failed = {k: text for k, text in enumerate(reasons) if text is not None}
+    if not failed:
       return
     self._best.forget(step)
-    self._remove_unfinished(step)
+    with contextlib.suppress(Exception):  # The first one is being reported.
+      self._finish_writing()
+    self._failed.append(step)
+    self._purge()
+    process, text = next(iter(failed.items()))
+    who = '' if len(reasons) == 1 else f'{processes.name_of(process)}: '
     raise SaveFailed(
       step,
       f'the checkpoint of step {step} (up to '
-      f'{storage.format_bytes(self._num_bytes)}) was not saved: '
-      f'{reason or "another process could not write its part"}',
+      f'{storage.format_bytes(self._num_bytes)}) was not saved: {who}{text}',
     )
 
-  def _remove_unfinished(self, step: int) -> None:
-    """Frees the space of a save that failed; no step is ever touched."""
-    if jax.process_index() != 0:
-      return
-    for path in self._directory.glob(f'{step}.{_UNFINISHED}*'):
-      try:
-        path.rmtree()
-      except OSError as error:
-        logging.warning('could not remove %s: %s', path, error)
-
   def _purge(self) -> None:
-    """Frees the space of steps that are no longer kept.
+    """Frees the space of steps that are no longer kept, or were not completed.
 
     Orbax only renames those (on a file system), which is atomic: files deleted
     one by one would look like damage to a reader, and after a kill to the run.
     """
-    folder = self._directory / _DELETED
-    if jax.process_index() == 0 and folder.is_dir():
+    if jax.process_index() != 0:
+      return
+    unwanted = [self._directory / _DELETED]
+    for step in self._failed:
+      unwanted += self._directory.glob(f'{step}.{_UNFINISHED}*')
+    for folder in unwanted:
       try:
-        folder.rmtree()
-      except OSError as error:
-        logging.warning('could not free the space of %s: %s', folder, error)
+        if folder.is_dir():
+          folder.rmtree()
+      except OSError as error:  # Tried again at the next save.
+        logging.warning('could not remove %s: %s', folder, error)
 
   def _newest_first(self) -> list[int]:
     return steps_lib.steps_in(self._directory)[::-1]
@@ -393,6 +427,9 @@ def _read_json_items(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     handler.restore(path / item) for item in ('passport', 'manifest')
   )
   manifest_lib.check_manifest(manifest, passport)
+  for name in ('arrays', 'metrics'):
+    if not isinstance(manifest.get(name), dict):
+      raise ValueError(f'the manifest has no {name}')
   return passport, manifest
 
 
@@ -524,7 +561,11 @@ def _read_arrays(
   """One item of a step as nested dicts of NumPy arrays, as it was saved."""
   saved = manifest['arrays'][item]
   targets = manifest_lib.nest(
-    {n: np.empty(e['shape'], np.dtype(e['dtype'])) for n, e in saved.items()}
+    {
+      # Abstract: no memory is taken for what a manifest only claims.
+      name: jax.ShapeDtypeStruct(entry['shape'], np.dtype(entry['dtype']))
+      for name, entry in saved.items()
+    }
   )
   with ocp.PyTreeCheckpointer() as checkpointer:
     arrays = checkpointer.restore(

@@ -94,7 +94,7 @@ def check_manifest(manifest: Any, passport: Any) -> None:
   body = {k: v for k, v in manifest.items() if k != 'sha256'}
   if manifest.get('sha256') != digest_json(body):
     raise ValueError('the manifest is not what was saved (sha256 differs)')
-  if manifest['passport'] != digest_json(passport):
+  if manifest.get('passport') != digest_json(passport):
     raise ValueError('the passport is not what was saved (sha256 differs)')
 
 

@@ -265,7 +265,10 @@ def score(metrics: Mapping[str, Any], metric: str) -> float | None:
   """Larger is better; None if the metric is absent or not finite."""
   if metric not in metrics:
     return None
-  value = float(metrics[metric])
+  try:
+    value = float(metrics[metric])
+  except (TypeError, ValueError):
+    return None
   if not math.isfinite(value):
     return None
   return -value if metric == 'loss' else value
