@@ -59,7 +59,11 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def operations(equation: Any) -> int:
-  """Multiplications and additions of a convolution or product, else 0."""
+  """Multiplications and additions of a convolution or product, else 0.
+
+  Zeros that the gradient of a strided convolution puts between its inputs do
+  not count.
+  """
   name = equation.primitive.name
   if name not in ('conv_general_dilated', 'dot_general'):
     return 0
@@ -68,6 +72,7 @@ def operations(equation: Any) -> int:
   if name == 'conv_general_dilated':
     # Terms of one output: kernel elements that feed one output channel.
     spec = equation.params['dimension_numbers'].rhs_spec
-    return 2 * out * (math.prod(right) // right[spec[0]])
+    terms = math.prod(right) // right[spec[0]]
+    return 2 * out * terms // math.prod(equation.params['lhs_dilation'])
   (contracting, _), _ = equation.params['dimension_numbers']
   return 2 * out * math.prod(left[axis] for axis in contracting)

@@ -139,29 +139,28 @@ def _run(
   request: str, *, environment: Mapping[str, str], timeout: float
 ) -> str:
   """Answer of the worker, of which it is said now and then that it works."""
-  process = subprocess.Popen(
+  begin = time.monotonic()
+  done = threading.Event()
+  speaker = threading.Thread(target=_speak, args=(done, begin), daemon=True)
+  with subprocess.Popen(
     [sys.executable, '-m', 'simclr_jax.planning.compile_worker'],
     env={**os.environ, 'PYTHONPATH': _python_path(), **environment},
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-  )
-  begin = time.monotonic()
-  done = threading.Event()
-  speaker = threading.Thread(target=_speak, args=(done, begin), daemon=True)
-  speaker.start()
-  try:
-    answer, errors = process.communicate(request, timeout=timeout)
-  except subprocess.TimeoutExpired:
-    raise TimeoutError(
-      f'compiling took longer than --compile_timeout={timeout:g} seconds; give '
-      'more, or --quick, which estimates without compiling'
-    ) from None
-  finally:
-    done.set()
-    process.kill()  # Of no effect once it has ended.
-    process.wait()
+  ) as process:
+    speaker.start()
+    try:
+      answer, errors = process.communicate(request, timeout=timeout)
+    except subprocess.TimeoutExpired:
+      raise TimeoutError(
+        f'compiling took longer than --compile_timeout={timeout:g} seconds; '
+        'give more, or --quick, which estimates without compiling'
+      ) from None
+    finally:
+      done.set()
+      process.kill()  # Of no effect once it has ended.
   if process.returncode:
     tail = '\n'.join(errors.splitlines()[-_LAST_LINES:])
     raise RuntimeError(

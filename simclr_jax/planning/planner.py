@@ -189,6 +189,8 @@ class _Planner:
 
   def plan(self) -> Plan:
     config, topology = self._config, self._topology
+    # Seconds before minutes: what is wrong with the views comes out here.
+    rate = self._measure_input()
     cost, used, how = self._find_cost()
     memory = self._memory(config, topology, cost=cost, used=used)
     # A step that does not fit has no program; its arithmetic is still known.
@@ -200,7 +202,6 @@ class _Planner:
       hbm_bytes=known.hbm_bytes,
       collectives=known.collectives,
     )
-    rate = self._measure_input()
     floor = roofline.floor if roofline else None
     found: list[options.Option] = []
     options_how = ''
