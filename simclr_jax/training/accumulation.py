@@ -24,6 +24,7 @@ losses: right only where an example's loss does not depend on the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -261,14 +262,37 @@ def _one_by_one(
     )
   results = []
   for number in range(how.micro_batches):
-    carry, result = run(carry, _Part(number, operands))
-    # Without this edge the compiler may run them side by side, and hold the
-    # activations of all.
-    carry, result, operands = jax.lax.optimization_barrier(
-      (carry, result, operands)
+    carry, result = _as_a_unit(
+      functools.partial(_run_part, run, number), carry, operands
     )
     results.append(result)
   return carry, jax.tree.map(lambda *x: jnp.stack(x), *results)
+
+
+def _run_part(
+  run: Callable[[C, _Part], tuple[C, O]], number: int, carry: C, operands: Any
+) -> tuple[C, O]:
+  return run(carry, _Part(number, operands))
+
+
+def _as_a_unit(function: Callable[..., O], *args: Any) -> O:
+  """function(*args), scheduled in one piece.
+
+  As the branch of a condition that always holds. XLA for CPUs drops barriers
+  before it orders a program, and then runs micro-batches side by side, holding
+  the activations of all.
+  """
+  shapes = jax.eval_shape(function, *args)
+
+  def never(*args: Any) -> O:
+    del args
+    return jax.tree.map(
+      lambda x: jax.lax.full(x.shape, 0, x.dtype, sharding=x.sharding), shapes
+    )
+
+  # Nothing that the compiler can know to be true.
+  always = jax.lax.optimization_barrier(jnp.array(True))
+  return jax.lax.cond(always, function, never, *args)
 
 
 def _with_result(loss_fn: LossFn) -> Callable[..., Any]:
