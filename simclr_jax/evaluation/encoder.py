@@ -142,8 +142,8 @@ def make_encoder(loaded: checkpoint.LoadedEncoder, *, mesh: Mesh) -> Encoder:
     ValueError: If the variables do not fit the passport's network.
   """
   config = passport_lib.config_from_passport(loaded.passport)
-  model, shapes = _model_and_shapes(config)
-  _check_fits(loaded.variables, shapes, where=loaded.path)
+  check_fits(loaded, config)
+  model, _ = _model_and_shapes(config)
   form = input_form(loaded.passport)
   return Encoder(
     kind='checkpoint',
@@ -239,11 +239,18 @@ def _model_and_shapes(config: config_lib.Config) -> tuple[Any, Any]:
   return model, models.abstract_variables(model, image_size=size)
 
 
-def _check_fits(variables: Any, shapes: Any, *, where: str) -> None:
-  """Every variable of the network is there, in its shape, and no other."""
+def check_fits(
+  loaded: checkpoint.LoadedEncoder, config: config_lib.Config
+) -> None:
+  """Every variable of the network is there, in its shape, and no other.
+
+  Raises:
+    ValueError: Naming those that are not.
+  """
+  _, shapes = _model_and_shapes(config)
   found = {
     k: v.shape
-    for k, v in models.flat_paths(variables).items()
+    for k, v in models.flat_paths(loaded.variables).items()
     if not k.startswith(_UNUSED)
   }
   wanted = {k: v.shape for k, v in models.flat_paths(shapes).items()}
@@ -257,6 +264,6 @@ def _check_fits(variables: Any, shapes: Any, *, where: str) -> None:
   if problems:
     shown = '\n'.join(f'  - {p}' for p in sorted(problems)[:10])
     raise ValueError(
-      f'the checkpoint {where} does not fit the network of its passport '
+      f'the checkpoint {loaded.path} does not fit the network of its passport '
       f'({len(problems)} differences):\n{shown}'
     )
