@@ -108,6 +108,14 @@ def _values(options: argparse.Namespace) -> dict[str, object]:
     raise ValueError(f'--image={options.image!r}: a name without spaces')
   if not options.args:
     raise ValueError('flags of the run are missing: end the line with -- FLAGS')
+  nodes = count_nodes(
+    options.topology,
+    accelerator=options.accelerator,
+    chips_per_node=options.chips_per_node,
+  )
+  # Several pods find each other by what GKE tells them, or say that they
+  # cannot; a single one has nobody to look for.
+  distributed = 'auto' if nodes * options.slices > 1 else 'off'
   return {
     'name': options.name,
     'namespace': options.namespace,
@@ -115,11 +123,7 @@ def _values(options: argparse.Namespace) -> dict[str, object]:
     'accelerator': options.accelerator,
     'topology': options.topology,
     'chips_per_node': options.chips_per_node,
-    'nodes': count_nodes(
-      options.topology,
-      accelerator=options.accelerator,
-      chips_per_node=options.chips_per_node,
-    ),
+    'nodes': nodes,
     'slices': options.slices,
     'max_restarts': options.max_restarts,
     'grace_seconds': options.grace_seconds,
@@ -127,7 +131,8 @@ def _values(options: argparse.Namespace) -> dict[str, object]:
     'spot': 'true' if options.spot == 'true' else None,
     # Kubernetes reads $(NAME) as a variable, and $$ as one dollar.
     'args': [
-      arg.replace('$', '$$') for arg in ('--distributed=on', *options.args)
+      arg.replace('$', '$$')
+      for arg in (f'--distributed={distributed}', *options.args)
     ],
   }
 

@@ -40,7 +40,7 @@ create() {
   # A shell of the container reads this line, and passes SIGTERM to its child: exec,
   # so that the child is the run.
   execute "${command[@]}" \
-    "--command=$(quoted exec python -m simclr_jax.main --distributed=on "${rest[@]}")"
+    "--command=$(quoted exec python -m simclr_jax.main --distributed=auto "${rest[@]}")"
 }
 
 status() {

@@ -76,7 +76,7 @@ def test_flags_of_the_run_arrive_as_they_are(cluster):
   (container,) = pod(rendered(cluster))['containers']
   # Kubernetes itself would read $(HOME), and turns $$ into $.
   arguments = [x.replace('$$', '$') for x in container['args']]
-  assert arguments == ['--distributed=on', *FLAGS[1:]]
+  assert arguments == ['--distributed=auto', *FLAGS[1:]]
   assert '$$(HOME)' in container['args'][1]
 
 
@@ -98,6 +98,11 @@ def test_the_slice_is_what_was_asked_for(cluster):
   }
   assert pod(manifest)['serviceAccountName'] == 'trainer'
   assert pod(manifest)['terminationGracePeriodSeconds'] == 60
+
+
+def test_a_single_machine_looks_for_no_other(cluster):
+  manifest = rendered(cluster, '--topology=2x4', '--chips_per_node=8')
+  assert pod(manifest)['containers'][0]['args'][0] == '--distributed=off'
 
 
 def test_what_was_not_asked_for_is_left_out(cluster):
@@ -243,7 +248,7 @@ def test_the_shell_of_xpk_reads_the_words_given(cluster, tmp_path):
   line = cluster.calls()[0][-1].removeprefix('--command=')
   shown = cluster.run_lines(f'exec() {{ printf "%s\\0" "$@"; }}; ({line})')
   assert shown.stdout.split('\0')[:-1] == [
-    'python', '-m', 'simclr_jax.main', '--distributed=on', *FLAGS[1:]
+    'python', '-m', 'simclr_jax.main', '--distributed=auto', *FLAGS[1:]
   ]  # fmt: skip
 
 

@@ -110,7 +110,8 @@ def test_only_a_run_that_can_go_on_is_queued_again(cluster, code, again):
   assert result.returncode == (0 if again else code)
   srun, *rest = cluster.calls()
   assert srun[-len(FLAGS) - 3 :] == [
-    '.venv/bin/python', '-m', 'simclr_jax.main', '--distributed=on', *FLAGS[1:]
+    '.venv/bin/python', '-m', 'simclr_jax.main', '--distributed=auto',
+    *FLAGS[1:],
   ]  # fmt: skip
   requeues = [call for call in rest if 'requeue' in call]
   assert requeues == again * [['scontrol', 'requeue', '7']]
