@@ -58,6 +58,7 @@ def inspect(data: bytes) -> Inspection:
     if image.format in ('JPEG', 'MPO'):
       check_jpeg_end(data)
     regular = image.format != 'PNG' or png_chunks.is_regular(data)
+    regular = regular and _is_sized(data, image)
     width, height = image.size
     return Inspection(
       str(image.format), width, height, plain=regular and _is_plain(image, data)
@@ -97,6 +98,14 @@ def _open(data: bytes) -> Image.Image:
   image = Image.open(io.BytesIO(data), formats=FORMATS)
   image_header.check_pixels(image.height, image.width)
   return image
+
+
+def _is_sized(data: bytes, image: Image.Image) -> bool:
+  """Whether the loaders, which read the size from the header, find the same."""
+  try:
+    return image_header.image_size(data) == (image.height, image.width)
+  except ValueError:
+    return False
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import stat
+import tokenize
 from typing import IO, NamedTuple
 import zipfile
 import zlib
@@ -24,6 +25,7 @@ _UNREADABLE = (
   RuntimeError,  # And NotImplementedError: encrypted, unknown compression.
   OverflowError,
   SyntaxError,  # A header that is no Python literal.
+  tokenize.TokenError,
   UnicodeError,
   zipfile.BadZipFile,
   zlib.error,
