@@ -398,6 +398,12 @@ ARRAYS = [
     'cannot be read',
   ),
   Row(
+    'header that never ends',
+    'prepare',
+    _npy('train_images.npy', _header((1,)).replace(b'}', b'(')),
+    'cannot be read',
+  ),
+  Row(
     'header that is a program',
     'prepare',
     _npy('train_images.npy', _header((1,)).replace(b"'|u1'", b'a.b()')),

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from simclr_jax.data import plain_image, stream
+from simclr_jax.data import image_header, plain_image, stream
 from simclr_jax.data.lazy_tf import tf
 
 
@@ -162,3 +162,14 @@ def test_what_is_accepted_decodes(whole):
     else:
       _check_decodes(bytes(data), tolerance=tolerance)
   assert 0 < refused < 150
+
+
+def test_a_jpeg_whose_size_only_pillow_finds_is_converted():
+  """Bytes between two segments: libjpeg skips them, the header reader stops."""
+  whole = _encode(_picture(), 'JPEG')
+  first = whole.index(b'\xff\xdb')
+  odd = whole[:first] + b'\0' + whole[first:]
+  with pytest.raises(ValueError, match='no JPEG marker'):
+    image_header.image_size(odd)
+  assert not _check_decodes(odd)
+  assert _check_decodes(whole)
