@@ -129,3 +129,28 @@ def test_the_image_installs_the_pinned_jax(tmp_path, accelerator, extra):
     assert result.returncode == 0, result.stderr
     assert programs.calls()[0][-1] == 'requirements.txt'
     assert re.search(rf'^jax\[{extra}\]==[\d.]+$', pins, re.M)
+
+
+def documented_commands():
+  """The lines of docs/running.md that start a launcher."""
+  text = (stand_ins.ROOT / 'docs' / 'running.md').read_text()
+  blocks = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
+  lines = ''.join(blocks).replace('\\\n', ' ').splitlines()
+  return [line for line in lines if line.startswith('launch/')]
+
+
+@pytest.mark.parametrize('line', documented_commands())
+def test_documented_commands_are_understood(tmp_path, line):
+  programs = stand_ins.StandIns(tmp_path, [])
+  script, *arguments = shlex.split(line)
+  result = programs.run(
+    script.removeprefix('launch/'),
+    *arguments,
+    LAUNCH_DRY_RUN='true',
+    LAUNCH_NAME='v1',
+    LAUNCH_ZONE='z',
+    LAUNCH_PROJECT='p',
+    LAUNCH_TYPE='v5litepod-16',
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout
