@@ -163,7 +163,10 @@ def _one_worker(options: argparse.Namespace, first: int, until: float) -> Any:
         return
       piece = os.read(worker.stdout.fileno(), 1 << 16)
       if not piece:
-        yield number, f'FAILED: the process ended with {worker.wait()}'
+        code = worker.wait()
+        if wait != options.limit:
+          raise RuntimeError(f'a worker ended with {code} before it began')
+        yield number, f'FAILED: the process ended with {code}'
         return
       *lines, buffer = (buffer + piece).split(b'\n')
       wait = options.limit

@@ -15,6 +15,7 @@ against 16 ms for 500 x 375).
 from __future__ import annotations
 
 import io
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from simclr_jax.data import image_header, png_chunks
 # JPEG covers the multi-picture files of cameras, which it then calls 'MPO'.
 FORMATS = ('JPEG', 'PNG', WebPImagePlugin.WebPImageFile.format, 'BMP', 'GIF')
 _EXIF_ORIENTATION = 0x0112
+# Neither a byte 0xFF of the pixels nor a restart between them.
+_JPEG_MARKER = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]', re.DOTALL)
 _JPEG_SCAN, _JPEG_END = b'\xff\xda', b'\xff\xd9'
 
 
@@ -55,10 +58,12 @@ def inspect(data: bytes) -> Inspection:
   """
   with _open(data) as image:
     image.load()
+    regular = _is_sized(data, image)
     if image.format in ('JPEG', 'MPO'):
       check_jpeg_end(data)
-    regular = image.format != 'PNG' or png_chunks.is_regular(data)
-    regular = regular and _is_sized(data, image)
+      regular = regular and _reaches_end(data)
+    if image.format == 'PNG':
+      regular = png_chunks.is_regular(data) and regular
     width, height = image.size
     return Inspection(
       str(image.format), width, height, plain=regular and _is_plain(image, data)
@@ -106,6 +111,23 @@ def _is_sized(data: bytes, image: Image.Image) -> bool:
     return image_header.image_size(data) == (image.height, image.width)
   except ValueError:
     return False
+
+
+def _reaches_end(data: bytes) -> bool:
+  """Whether the segments of a JPEG lead to its end marker.
+
+  Pillow stops at the last pixel; where a segment behind it covers the end,
+  TensorFlow goes on and fails.
+  """
+  place = 2
+  while marker := _JPEG_MARKER.search(data, place):
+    code = data[marker.start() + 1]
+    if code == _JPEG_END[1]:
+      return True
+    place = marker.end()
+    if code > 1:
+      place += int.from_bytes(data[place : place + 2], 'big')
+  return False
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:

@@ -173,3 +173,11 @@ def test_a_jpeg_whose_size_only_pillow_finds_is_converted():
     image_header.image_size(odd)
   assert not _check_decodes(odd)
   assert _check_decodes(whole)
+
+
+def test_a_jpeg_whose_end_a_segment_covers_is_converted():
+  whole = _encode(_picture(), 'JPEG')
+  covered = whole[:-2] + b'\xff\xe6\x40\x00' + bytes(40) + b'\xff\xd9'
+  assert not _check_decodes(covered)
+  restarts = _encode(_picture(), 'JPEG', restart_marker_blocks=1)
+  assert b'\xff\xd0' in restarts and _check_decodes(restarts)
