@@ -62,6 +62,7 @@ def launcher(tmp_path):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      process_group=0,
     )
     started.append(process)
     return process
@@ -191,9 +192,9 @@ def test_a_signal_reaches_every_process_once(launcher, number):
   while 'a line' not in process.stdout.readline():
     pass
   time.sleep(0.3)
-  process.send_signal(number)
+  os.killpg(process.pid, number)  # As a terminal does.
   time.sleep(0.05)
-  process.send_signal(number)  # As `timeout` does.
+  process.send_signal(number)  # And `timeout`, besides.
   out, _ = process.communicate(timeout=30)
   assert process.returncode == 75
   assert sorted(x for x in out.splitlines() if 'signals' in x) == [
