@@ -24,6 +24,8 @@ CONFIG = config_lib.replace(small_run.CONFIG, augment={'blur_prob': 0.0})
 HUGE = config_lib.replace(
   small_run.CONFIG,
   data={'image_size': 32},
+  # Nothing more to be had from these, so nothing more to be traced.
+  model={'compute_dtype': 'bfloat16', 'remat': 'blocks'},
   train={'batch_size': 2**20, 'duration': '4 epochs'},
 )
 
@@ -107,6 +109,8 @@ def test_command(tmp_path):
       '--nomeasure_input',
       '--config.data.image_size=512',
       '--config.model.width=2',
+      '--config.model.compute_dtype=bfloat16',
+      '--config.model.remat=blocks',
       '--config.train.batch_size=2048',
       f'--out={out}',
     ],

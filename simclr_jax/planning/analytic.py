@@ -69,26 +69,29 @@ def trace(
   shape = (2 * _TRACED_IMAGES, image_size, image_size, 3)
   views = jax.ShapeDtypeStruct(shape, views_dtype)
 
-  def forward(params: Any, stats: Any, x: Any) -> tuple[Any, Any]:
-    outputs, updated = model.apply(
-      {'params': params, 'batch_stats': stats},
-      x,
-      train=True,
-      mutable=['batch_stats'],
-    )
-    return (outputs.z, outputs.logits), updated
+  kept = 0
 
-  def kept(params: Any, stats: Any, x: Any) -> Any:
-    _, pull, _ = jax.vjp(lambda p: forward(p, stats, x), params, has_aux=True)
-    return pull  # Its leaves are what it keeps.
+  def gradient(params: Any, stats: Any, x: Any) -> Any:
+    nonlocal kept
 
-  def total(params: Any, stats: Any, x: Any) -> jax.Array:
-    outputs, _ = forward(params, stats, x)
-    return sum((leaf.sum() for leaf in jax.tree.leaves(outputs)), jnp.zeros(()))
+    def forward(params: Any) -> tuple[Any, Any]:
+      outputs, updated = model.apply(
+        {'params': params, 'batch_stats': stats},
+        x,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return (outputs.z, outputs.logits), updated
 
-  arguments = (variables['params'], variables['batch_stats'], views)
-  leaves = jax.tree.leaves(jax.eval_shape(kept, *arguments))
-  jaxpr = jax.make_jaxpr(jax.grad(total))(*arguments).jaxpr
+    outputs, pull, _ = jax.vjp(forward, params, has_aux=True)
+    # The leaves of the function that goes backward are what it keeps: all
+    # activations that it reads, and kernels, which count with the state.
+    kept = tree_bytes(pull) - tree_bytes(params)
+    return pull(jax.tree.map(jnp.ones_like, outputs))
+
+  jaxpr = jax.make_jaxpr(gradient)(
+    variables['params'], variables['batch_stats'], views
+  ).jaxpr
   flops, traffic = 0, 0
   for equation in model_cost.equations(jaxpr):
     operations = model_cost.operations(equation)
@@ -96,13 +99,10 @@ def trace(
     if operations or equation.primitive.name in _PASSES:
       operands = (*equation.invars, *equation.outvars)
       traffic += sum(num_bytes(v.aval) for v in operands)
-  # Kernels are kept, too, but they are counted with the state.
-  of_params = sum(num_bytes(p) for p in jax.tree.leaves(variables['params']))
-  of_activations = sum(num_bytes(leaf) for leaf in leaves) - of_params
   return Traced(
     flops=flops / _TRACED_IMAGES,
     traffic_bytes=traffic / _TRACED_IMAGES,
-    kept_bytes=max(0, of_activations) / _TRACED_IMAGES,
+    kept_bytes=max(0, kept) / _TRACED_IMAGES,
   )
 
 

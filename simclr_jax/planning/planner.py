@@ -349,7 +349,9 @@ class _Planner:
       and cost.compile_seconds < _CHEAP_SECONDS
     )
     fixed = traced.memory_bytes - traced.temporary_bytes
-    ratio = max(0, memory.step - fixed) / max(1, traced.temporary_bytes)
+    # Never below the trace: what a compiler saves without being told (on a TPU
+    # the norms), it does not save once more with 'norms' or 'blocks'.
+    ratio = max(1.0, (memory.step - fixed) / max(1, traced.temporary_bytes))
 
     def predict(
       config: config_lib.Config, topology: Topology
@@ -371,7 +373,7 @@ class _Planner:
     if cheap:
       return found, 'each compiled (other numbers of chips: estimated)'
     return found, (
-      'each traced, and scaled by what this step needs against its own trace'
+      'each traced, and scaled up if this step needs more than its own trace'
     )
 
   def _measure_input(self) -> host_input.InputRate | None:

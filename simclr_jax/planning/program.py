@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import time
 from typing import Any
@@ -147,12 +148,20 @@ def compile_step(
     jax.default_matmul_precision(config.train.matmul_precision),
   ):
     step: Any = run.train_step()  # Jit-compiled; its type says callable only.
-    lowered = step.lower(state, _abstract_batch(run))
+    batch = _abstract_batch(run)
+    lowered = step.lower(state, batch)
     key = cost_cache.make_key(lowered.as_text(), devices)
     if found := cost_cache.load(key):
       return Cost(**{**found, 'cached': True})
     begin = time.monotonic()
-    compiled = _compile(lowered)
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      found = parse_out_of_memory(str(error))
+      if found is None:
+        raise
+      given = _argument_bytes((state, batch))
+      raise OutOfMemory(found[0] + given, found[1]) from error
   cost = _cost(
     compiled,
     config=config,
@@ -176,24 +185,15 @@ def absent_source(*, num_examples: int, num_classes: int) -> Source:
   )
 
 
-def _compile(lowered: Any) -> Any:
-  try:
-    return lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    found = parse_out_of_memory(str(error))
-    if found is None:
-      raise
-    raise OutOfMemory(*found) from error
-
-
 _OUT_OF_MEMORY = re.compile(
-  r'memory space hbm\. Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm'
+  r'Ran out of memory on HBM, the total memory required for HLO temporaries '
+  r'\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)'
 )
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 def parse_out_of_memory(message: str) -> tuple[int, int] | None:
-  """(bytes used, bytes there) in what XLA for TPU says; None if it does not."""
+  """(bytes of temporaries, bytes there) in what XLA for TPU says, else None."""
   found = _OUT_OF_MEMORY.search(message)
   if found is None:
     return None
@@ -201,6 +201,14 @@ def parse_out_of_memory(message: str) -> tuple[int, int] | None:
   return (
     int(float(used) * _UNITS[used_unit]),
     int(float(limit) * _UNITS[limit_unit]),
+  )
+
+
+def _argument_bytes(tree: Any) -> int:
+  """Of abstract arrays with shardings, on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
   )
 
 

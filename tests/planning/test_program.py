@@ -38,17 +38,18 @@ def test_damaged_entry_is_no_entry(cached):
 
 # As XLA for TPU says it.
 MESSAGE = (
-  'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in '
-  'memory space hbm. Used 24.50G of 15.75G hbm. Exceeded hbm capacity by 8.75G.'
+  'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the '
+  'total memory required for HLO temporaries (20.61G) exceeds available HBM '
+  '(15.75G). HLO module: jit_train_step.'
 )
 
 
 def test_out_of_memory_is_understood():
   used, limit = program.parse_out_of_memory(MESSAGE)
-  assert used == 24.5 * 2**30 and limit == 15.75 * 2**30
+  assert used == int(20.61 * 2**30) and limit == 15.75 * 2**30
   assert program.parse_out_of_memory('INTERNAL: something else') is None
   error = program.OutOfMemory(used, limit)
-  assert '26.31 GB' in str(error) and '16.91 GB' in str(error)
+  assert '22.13 GB' in str(error) and '16.91 GB' in str(error)
 
 
 IMAGENET = config_lib.replace(
