@@ -96,6 +96,8 @@ class Checkpointer:
     self._writing: int | None = None  # Step of a save that may still fail.
     self._num_bytes = 0  # Of the newest save, before it is compressed.
     self._failed: list[int] = []  # Steps of which remains may lie about.
+    self._reloaded = True  # Orbax' list, after the newest of them.
+    self._complete = steps_lib.steps_in(self._directory)
     self._purge()
     self._best = steps_lib.KeepBest(
       config.best_metric, num_kept=config.keep_best
@@ -125,6 +127,9 @@ class Checkpointer:
         create=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         enable_async_checkpointing=config.asynchronous,
+        # Made behind the training, folders that cannot be made leave threads
+        # that wait 20 minutes for them, also when the process wants to end.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         # What a killed save left behind; finished steps are not touched.
         cleanup_tmp_directories=True,
         todelete_subdir=_DELETED,
@@ -195,9 +200,15 @@ class Checkpointer:
     # Tried first, because processes of which one cannot write would wait for
     # each other.
     self._attempt(step, self._check_place)
+    if self._failed and not self._reloaded:
+      # Orbax struck off its list what the failed step would have displaced, and
+      # those older steps would stay for ever.
+      self._manager.reload()
+      self._reloaded = True
     self._attempt(step, start)
-    if self._config.asynchronous:
-      self._writing = step
+    self._writing = step
+    if not self._config.asynchronous:
+      self.wait()
 
   def saved_steps(self) -> list[int]:
     """Complete checkpoints, rising; waits for one still being written."""
@@ -263,7 +274,12 @@ class Checkpointer:
     if step is None:
       return
 
-    self._attempt(step, self._finish_writing)
+    def finish() -> None:
+      self._finish_writing()
+      self._check_place()
+
+    self._attempt(step, finish)
+    self._complete = steps_lib.steps_in(self._directory)
 
   def close(self) -> None:
     """Waits, then frees threads; a save that fails now is only reported."""
@@ -280,13 +296,23 @@ class Checkpointer:
     Orbax would make it anew, beside a file system that is not mounted just now.
     """
     storage.check_folder(self._directory)
-    known = self._manager.all_steps()
-    if known and not any((self._directory / str(k)).is_dir() for k in known):
+    if not self._is_same_folder():
       raise FileNotFoundError(
-        errno.ENOENT,
-        os.strerror(errno.ENOENT),
-        os.fspath(self._directory / str(max(known))),
+        errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(self._directory)
       )
+
+  def _is_same_folder(self) -> bool:
+    """Whether one of the checkpoints that there were is there, if any was."""
+    places = [self._directory, self._directory / _DELETED]
+    return (
+      not self._complete
+      or '://' in os.fspath(self._directory)
+      or any(
+        (place / str(step)).is_dir()
+        for step in self._complete
+        for place in places
+      )
+    )
 
   def _finish_writing(self) -> None:
     """Waits for Orbax's threads; raises their first error once all are done.
@@ -321,7 +347,8 @@ class Checkpointer:
         logging.exception('an unknown failure of a save')
       reason = storage.explain(self._directory, error)
     # A step appears by a rename, so what failed then is the deletion of others.
-    if reason is not None and (self._directory / str(step)).is_dir():
+    saved = (self._directory / str(step)).is_dir() and self._is_same_folder()
+    if reason is not None and saved:
       logging.warning('step %d is saved, but then: %s', step, reason)
       reason = None
     reasons = processes.gather(reason)
@@ -332,6 +359,7 @@ class Checkpointer:
     with contextlib.suppress(Exception):  # The first one is being reported.
       self._finish_writing()
     self._failed.append(step)
+    self._reloaded = False
     self._purge()
     process, text = next(iter(failed.items()))
     who = '' if len(reasons) == 1 else f'{processes.name_of(process)}: '

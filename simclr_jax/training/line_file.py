@@ -35,7 +35,7 @@ class LineFile:
     # Where the file ends without the half line that could not be cut off yet.
     self._whole: int | None = None
     self._fd = -1
-    self._open()
+    self._open(os.O_CREAT)
 
   @property
   def num_unwritten(self) -> int:
@@ -53,7 +53,7 @@ class LineFile:
   def close(self) -> None:
     """Tries once more, says what is lost, closes; twice is allowed."""
     if self._kept:
-      self._drain()
+      self._drain(os.O_CREAT)
     if self.num_unwritten:
       steps_lib.shout(f'{self.num_unwritten} lines of {self._path} are lost')
       self._kept.clear()
@@ -62,10 +62,10 @@ class LineFile:
       os.close(self._fd)
       self._fd = -1
 
-  def _drain(self) -> None:
+  def _drain(self, create: int = 0) -> None:
     num_late = len(self._kept) - 1
     try:
-      self._check_place()
+      self._check_place(create)
       while self._kept:
         self._append(self._kept[0])
         self._kept.popleft()
@@ -101,10 +101,12 @@ class LineFile:
       os.ftruncate(self._fd, self._whole)
       self._whole = None
 
-  def _check_place(self) -> None:
-    """Opens anew if the file at the path is another, or none, by now.
+  def _check_place(self, create: int) -> None:
+    """Opens anew if the file at the path is another by now.
 
-    Bytes written to a deleted file vanish without an error.
+    Bytes written to a deleted file vanish without an error. The file is not
+    made before the end: a folder that is gone may be a file system that comes
+    back, with all lines so far.
     """
     if self._fd >= 0:
       mine = os.fstat(self._fd)
@@ -118,8 +120,8 @@ class LineFile:
       steps_lib.shout(f'{self._path} was moved or deleted during the run')
       os.close(self._fd)
       self._fd, self._whole = -1, None
-    self._open()
+    self._open(create)
 
-  def _open(self) -> None:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+  def _open(self, create: int) -> None:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | create
     self._fd = os.open(self._path, flags, 0o666)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import errno
 import os
 import shutil
@@ -45,13 +46,19 @@ class SaveFailed(StorageFailed):
 
 def is_storage_error(error: BaseException | None) -> bool:
   """Whether the storage refused a write; anything else is a bug of ours."""
-  while error is not None:
-    if isinstance(error, jax.errors.JaxRuntimeError):
+  for each in _chain(error):
+    if isinstance(each, jax.errors.JaxRuntimeError):
       return False  # The device ran out of memory, not the disk.
-    if isinstance(error, OSError) or str(error).startswith(_STATUS):
+    if isinstance(each, OSError) or str(each).startswith(_STATUS):
       return True
-    error = error.__cause__ or error.__context__
   return False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+  """An error and what caused it, not what was being handled meanwhile."""
+  while error is not None and not isinstance(error, StorageFailed):
+    yield error
+    error = error.__cause__ or error.__context__
 
 
 def explain(path: epath.PathLike, error: BaseException | str) -> str:
@@ -66,8 +73,7 @@ def explain(path: epath.PathLike, error: BaseException | str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-  while (inner := error.__cause__ or error.__context__) is not None:
-    error = inner
+  *_, error = [error, *_chain(error)]
   if isinstance(error, OSError) and error.errno:
     name = errno.errorcode.get(error.errno, str(error.errno))
     return f'{os.strerror(error.errno)}, {name}'
