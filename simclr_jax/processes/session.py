@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import contextlib
+import ctypes
 import os
 import secrets
+import signal
 import socket
 import threading
 from typing import NoReturn
@@ -119,6 +121,7 @@ def join(
     _initialize(launch, init_timeout, peer_timeout)
   session.is_single = jax.process_count() == 1
   if not session.is_single:
+    _delay_aborts()
     session._line = _watch_each_other(peer_timeout, end_fn)
     logging.info(
       '%d processes, found by %s, on %s',
@@ -191,6 +194,20 @@ def _initialize(
     # node to itself: seven of eight would idle.
     for platform in ('cuda', 'rocm'):
       jax.config.update(f'jax_{platform}_visible_devices', 'all')
+
+
+def _delay_aborts() -> None:
+  """Gives us the last word where process 0, and the service in it, is killed.
+
+  The runtime's client aborts the process within milliseconds then; under load
+  that is sooner than our thread has read of the closed connection. So SIGABRT
+  runs sleep(SIGABRT), six seconds, in the thread that aborts, and then the
+  abort goes on.
+  """
+  libc = ctypes.CDLL(None)
+  libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+  libc.signal.restype = ctypes.c_void_p
+  libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
 
 
 def _watch_each_other(
