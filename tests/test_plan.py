@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -92,6 +93,29 @@ def test_compiled_for_the_devices_here():
   text = table.format_plan(plan)
   assert 'no peak is published' in text and 'It fits' in text
   json.dumps(plan.to_json())
+
+
+def test_gpus_elsewhere_are_another_compiler(monkeypatch, too_large):
+  """FLOPs and memory of XLA for CPUs, but never its memory traffic."""
+  cpu = dataclasses.replace(
+    too_large.cost, device_kind='cpu', flops=7e12, hbm_bytes=10**15
+  )
+  asked = {}
+
+  def compile_simulated(config, *, num_devices, **share):
+    asked['num_devices'] = num_devices
+    return compiling.Answer(cost=cpu, out_of_memory=None, devices=None)
+
+  monkeypatch.setattr(compiling, 'compile_simulated', compile_simulated)
+  plan = planner.make_plan(
+    CONFIG, 'h100:8', split=SPLIT, effort=planner.Effort(input_seconds=0.0)
+  )
+  assert asked == {'num_devices': 8}
+  assert plan.how.startswith('an estimate: ')
+  assert plan.cost.device_kind == 'NVIDIA H100'
+  assert plan.cost.flops == 7e12
+  assert plan.cost.hbm_bytes < 1e9
+  assert plan.memory.limit == 60e9
 
 
 def test_command(tmp_path):

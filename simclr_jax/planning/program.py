@@ -157,11 +157,12 @@ def compile_step(
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-      found = parse_out_of_memory(str(error))
-      if found is None:
+      too_much = parse_out_of_memory(str(error))
+      if too_much is None:
         raise
+      used, limit = too_much
       given = _argument_bytes((state, batch))
-      raise OutOfMemory(found[0] + given, found[1]) from error
+      raise OutOfMemory(used + given, limit) from error
   cost = _cost(
     compiled,
     config=config,

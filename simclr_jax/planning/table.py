@@ -282,7 +282,13 @@ def _options(plan: Plan) -> list[str]:
   rows = [(o.change, f'{_gb(o.needed)}; {o.remark}') for o in enough]
   lines += _align(rows) if rows else ['  nothing alone']
   if short:
-    lines.append('  not enough alone: ' + ', '.join(o.change for o in short))
+    lines += textwrap.wrap(
+      'not enough alone: ' + ', '.join(o.change for o in short),
+      _WIDTH,
+      initial_indent='  ',
+      subsequent_indent='    ',
+      break_on_hyphens=False,
+    )
   return lines
 
 
