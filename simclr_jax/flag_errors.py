@@ -130,8 +130,8 @@ def _check_field(name: str) -> None:
 
 
 def _check_value(path: str, value: object) -> None:
-  if isinstance(value, ml_collections.ConfigDict):
-    return
+  if isinstance(value, ml_collections.ConfigDict) or (not path and not value):
+    return  # Commands that cannot do without have it marked as required.
   try:
     # What ml_collections makes of an OSError raises it at the first look.
     getattr(value, 'seed', None)
