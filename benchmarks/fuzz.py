@@ -7,7 +7,7 @@ another exception, a crash, more than `--limit` seconds or `--memory_mb` more
 memory than at the start. A child process does the work, so that a crash of a
 decoder is an outcome like any other; input n of a seed is always the same, and
 `--only=n` runs it alone, with its traceback. Prints a table and a JSON line;
-`--out` adds the target to a result file.
+`--out` adds target and seed to a result file.
 """
 
 from __future__ import annotations
@@ -194,7 +194,8 @@ def _report(row: dict[str, Any], *, out: str) -> None:
   rows = [row]
   if out and pathlib.Path(out).exists():
     kept = json.loads(pathlib.Path(out).read_text())['rows']
-    rows = [r for r in kept if r['target'] != row['target']] + rows
+    key = (row['target'], row['seed'])
+    rows = [r for r in kept if (r['target'], r['seed']) != key] + rows
   result_file.report('fuzz', rows, out=out)
 
 

@@ -127,10 +127,26 @@ def _npy(name: str, data: bytes) -> BuildFn:
 
 
 class Malicious:
-  """Unpickled, it would leave a file behind."""
+  """Unpickled, it makes the folder `executed`, which the test looks for."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._mark = str(folder / 'executed')
 
   def __reduce__(self) -> tuple[object, ...]:
-    return os.mkdir, ('was_executed',)
+    return os.mkdir, (self._mark,)
+
+
+def _pickled_member(folder: pathlib.Path) -> list[str]:
+  return _arrays(images=np.array([Malicious(folder)], object))(folder)
+
+
+def _pickle_for_npz(folder: pathlib.Path) -> list[str]:
+  return _npy('train.npz', pickle.dumps(Malicious(folder)))(folder)
+
+
+def _pickled_npy(folder: pathlib.Path) -> list[str]:
+  content = pickle.dumps(Malicious(folder))
+  return _npy('train_images.npy', _header((1,), '|O') + content)(folder)
 
 
 def _header(shape: tuple[int, ...], descr: str = '|u1') -> bytes:
@@ -310,19 +326,19 @@ ARRAYS = [
   Row(
     'pickled array',
     'prepare',
-    _arrays(images=np.array([Malicious()], object)),
+    _pickled_member,
     'allow_pickle=False',
   ),
   Row(
     'pickle for an .npz',
     'prepare',
-    _npy('train.npz', pickle.dumps(Malicious())),
+    _pickle_for_npz,
     r'no \.npz file',
   ),
   Row(
     'pickled .npy',
     'prepare',
-    _npy('train_images.npy', _header((1,), '|O') + pickle.dumps(Malicious())),
+    _pickled_npy,
     'Python objects|allow_pickle',
   ),
   Row('floats', 'prepare', _arrays(images=IMAGES / 255), 'must be uint8'),
