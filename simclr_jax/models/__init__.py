@@ -11,6 +11,7 @@ from simclr_jax.models.model import (
   make_model,
 )
 from simclr_jax.models.resnet import num_features
+from simclr_jax.models.rounding import rounded_types
 
 __all__ = [
   'Model',
@@ -23,4 +24,5 @@ __all__ = [
   'init_variables',
   'make_model',
   'num_features',
+  'rounded_types',
 ]

@@ -98,7 +98,7 @@ def _micro_batches(run: Run) -> list[tuple[str, str]]:
     return []
   per_device = resolved.micro_batch // resolved.num_devices
   kind = {
-    'exact': 'one loss over all of them (exact; the network runs forward twice)',
+    'exact': 'one loss over all (exact; the network runs forward twice)',
     'plain': 'the mean of their losses (plain)',
   }[train.accumulation]
   return [

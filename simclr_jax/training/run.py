@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -92,7 +93,10 @@ class Run:
     """From the parameters of the state to those that the network takes."""
     if self.config.train.state_sharding == 'replicated':
       return lambda params: params
-    return state_sharding.gather
+    rounded = models.rounded_types(
+      self.model, image_size=self.config.data.image_size
+    )
+    return functools.partial(state_sharding.gather, rounded=rounded)
 
 
 def make_run(

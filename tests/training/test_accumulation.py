@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +18,6 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import objectives
-from simclr_jax.models import blocks, remat
-from simclr_jax.models.model import Outputs
 from simclr_jax.objectives import simclr
 from simclr_jax.objectives.objective import LossResult, Objective
 from simclr_jax.training import accumulation
@@ -30,47 +26,14 @@ from simclr_jax.training import run as run_lib
 from simclr_jax.training import step as step_lib
 from simclr_jax.training.accumulation import Accumulation
 from simclr_jax.training.state import TrainState
+from tests.tiny_model import TinyModel
 
 BATCH, SIZE, CLASSES, TEMPERATURE, RATE = 32, 6, 3, 0.2, 1.0
 PARTS = 2
 
 
-class TinyModel(nn.Module):
-  """A network of one block that compiles in a second.
-
-  Attributes:
-    kind: 'no_norm', 'norm', or 'folded': a bottleneck with folded batch norms,
-      recomputed as config.model.remat='blocks' asks for.
-    dtype: Of parameters.
-  """
-
-  kind: str
-  dtype: Any = jnp.float64
-
-  @nn.compact
-  def __call__(self, images, *, train: bool) -> Outputs:
-    layers = blocks.Layers(
-      config_lib.ModelConfig(depth=50), self.dtype, self.dtype
-    )
-    x = nn.relu(layers.conv(4, 3, name='conv1', use_bias=True)(images))
-    if self.kind == 'norm':
-      x = layers.norm(name='bn1', train=train)(x)
-    if self.kind == 'folded':
-      block = blocks.Block(layers, 4, 1, True, True, name='block')
-      x = remat.make_block_fn(
-        lambda block, x: block(x, train=train), remat='blocks'
-      )(block, x)
-    h = jnp.mean(x, axis=(1, 2))
-    z = nn.Dense(5, param_dtype=self.dtype, dtype=self.dtype, name='head')(h)
-    logits = nn.Dense(
-      CLASSES, param_dtype=self.dtype, dtype=self.dtype, name='online_head'
-    )(jax.lax.stop_gradient(h))
-    # As the real model, outputs that no loss reads.
-    return Outputs(h, z, logits, (h, z))
-
-
 def make_variables(model):
-  images = jax.ShapeDtypeStruct((2, SIZE, SIZE, 3), model.dtype)
+  images = jax.ShapeDtypeStruct((2, SIZE, SIZE, 3), model.param_dtype)
   shapes = jax.eval_shape(
     lambda x: model.init(jax.random.key(1), x, train=False), images
   )
