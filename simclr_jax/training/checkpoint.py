@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import errno
+import gc
 import json
 import os
 from typing import Any, TypeVar
@@ -36,6 +37,8 @@ T = TypeVar('T')
 _DELETED = 'deleted'
 # What Orbax appends to a step's name until it is complete.
 _UNFINISHED = 'orbax-checkpoint-tmp'
+# Of the threads of one save, each of which raises its own; there are some five.
+_MOST_ERRORS = 10
 # What callers need of the parts that know nothing of Orbax.
 CheckpointMismatch = manifest_lib.CheckpointMismatch
 DamagedCheckpoint = steps_lib.DamagedCheckpoint
@@ -318,14 +321,18 @@ class Checkpointer:
     """Waits for Orbax's threads; raises their first error once all are done.
 
     Each of them raises its own, one at each call; what is left would be taken
-    for an error of the next save.
+    for an error of the next save. The manager's own waiting ends with the first
+    failure, while those that write arrays go on.
     """
+    waits = (
+      self._manager.wait_until_finished,
+      self._manager._checkpointer.wait_until_finished,
+      self._manager.check_for_errors,
+    )
     first = None
-    while True:
+    for wait in waits * _MOST_ERRORS:
       try:
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
-        break
+        wait()
       except Exception as error:
         first = first or error
     if first is not None:
@@ -358,6 +365,9 @@ class Checkpointer:
     self._best.forget(step)
     with contextlib.suppress(Exception):  # The first one is being reported.
       self._finish_writing()
+    # Orbax leaves coroutines half-way; collected later, in the midst of an
+    # import, they have made CPython 3.11 fail in its compiler.
+    gc.collect()
     self._failed.append(step)
     self._reloaded = False
     self._purge()

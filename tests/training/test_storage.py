@@ -81,9 +81,15 @@ class Trouble:
     (self.disk / 'other').unlink()
 
   def read_only(self) -> None:
-    # The system refuses to do it to a mount with files open for writing.
     self._mount('--bind', self.run, self.run)
-    self._mount('-o', 'remount,bind,ro', self.run)
+    # Refused as long as files are open for writing there, as by a save.
+    deadline = time.monotonic() + 10
+    while subprocess.run(
+      ['mount', '-o', 'remount,bind,ro', self.run],
+      capture_output=True,
+      check=time.monotonic() > deadline,
+    ).returncode:
+      time.sleep(0.01)
 
   def not_read_only(self) -> None:
     subprocess.run(['umount', self.run], check=True)
