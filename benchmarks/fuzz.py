@@ -103,7 +103,8 @@ def _work(options: argparse.Namespace) -> None:
   """Answers one input after another, a line each, until it is killed."""
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
-  # The first input imports and prepares what all need.
+  # Imports and prepares what all inputs need.
+  fuzz_targets.warm_up(options.target)
   answer(options.target, options.seed, options.worker_from)
   pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])
   limit = pages * resource.getpagesize() + (options.memory_mb << 20)

@@ -121,6 +121,12 @@ def _mutated(seeds: tuple[bytes, ...], rng: np.random.Generator) -> bytes:
   return fuzz_mutation.mutate(seed, rng, others=seeds)
 
 
+def warm_up(target: str) -> None:
+  """Loads what the first inputs may be refused without, and later ones need."""
+  if target == 'images':
+    _decode_with_tensorflow(_pictures()[0])
+
+
 def config(rng: np.random.Generator, folder: pathlib.Path) -> None:
   """Fields of a config replaced, and what follows from them."""
   del folder

@@ -93,7 +93,7 @@ class Server:
     arguments: Sequence[str],
     *,
     cwd: pathlib.Path,
-    timeout: float = 60.0,
+    timeout: float = 120.0,
     uid: int = 0,
     tensorflow: bool = False,
     max_memory: int = 0,

@@ -18,14 +18,22 @@ from simclr_jax import config as config_lib
 from simclr_jax.data.source import Example
 from simclr_jax.training import mesh as mesh_lib
 from tests import command_server, small_run
-from tests.bad_inputs import checkpoints, configs, images, paths, tables
+from tests.bad_inputs import (
+  arrays,
+  checkpoints,
+  configs,
+  images,
+  parquets,
+  paths,
+)
 from tests.bad_inputs.row import RUN, Row
 
 ROWS: list[Row] = [
   *configs.ROWS,
   *paths.ROWS,
   *images.ROWS,
-  *tables.ROWS,
+  *parquets.ROWS,
+  *arrays.ROWS,
   *checkpoints.ROWS,
 ]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.

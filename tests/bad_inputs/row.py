@@ -109,3 +109,17 @@ def judge(workdir: object, *arguments: str) -> list[str]:
 def copy_run(folder: pathlib.Path) -> pathlib.Path:
   """A finished run that the row may change."""
   return pathlib.Path(shutil.copytree(folder.parent / RUN, folder / RUN))
+
+
+def prepare_table(
+  folder: pathlib.Path, source: str, *arguments: str
+) -> list[str]:
+  """`prepare` of the Parquet files or arrays in a folder."""
+  return [
+    '--config=configs/parquet.py',
+    f'--config.data.source={source}',
+    f'--config.data.path={folder}',
+    '--config.data.test_split=',
+    f'--out={folder}_out',
+    *arguments,
+  ]
