@@ -36,6 +36,12 @@ def narrow(tmp_path_factory):
 
 
 @pytest.fixture
+def bits_only(monkeypatch):
+  """Features are not compared where every bit is."""
+  monkeypatch.setattr(job, 'compare', lambda *_: {})
+
+
+@pytest.fixture
 def one_network(monkeypatch, plain, shared):
   """Exports of `plain` share what is compiled."""
   monkeypatch.setattr(
@@ -67,11 +73,10 @@ def assert_same_bits(one, two):
 
 
 @pytest.mark.parametrize('name', ['npz', 'safetensors'])
-def test_weights_come_back_bit_for_bit(name, narrow, tmp_path):
+def test_weights_come_back_bit_for_bit(name, narrow, bits_only, tmp_path):
   if name == 'safetensors':
     pytest.importorskip('safetensors', reason='needs safetensors')
-  exported = job.export(narrow, name, out=tmp_path / 'out', outputs=ALL)
-  assert exported.differences['z']['relative'] < 1e-5
+  job.export(narrow, name, out=tmp_path / 'out', outputs=ALL)
   again = import_job.import_checkpoint(
     tmp_path / 'out', name, out=tmp_path / 'run', config=None
   )
@@ -82,7 +87,7 @@ def test_weights_come_back_bit_for_bit(name, narrow, tmp_path):
   assert loaded.step == 0 and loaded.passport['imported']['format'] == name
 
 
-def test_official_files_come_back_bit_for_bit(tmp_path):
+def test_official_files_come_back_bit_for_bit(bits_only, tmp_path):
   """Import, export, import: official TF2."""
   pytest.importorskip('tensorflow', reason='needs TensorFlow')
   first = save_run(
@@ -195,12 +200,12 @@ def test_programs(name, narrow, tmp_path):
 @pytest.mark.parametrize(
   'model',
   [
-    {'depth': 50, 'sk_ratio': 0.0625, 'se_ratio': 0.25, 'image_size': 36},
-    {'padding': 'torch', 'image_size': 36, 'head_norm': 'none'},
+    {'depth': 50, 'sk_ratio': 0.0625, 'image_size': 36},
+    {'se_ratio': 0.25, 'padding': 'torch', 'head_norm': 'none'},
   ],
 )
 def test_torch_network_is_ours(model, tmp_path):
-  """Even stems with both paddings, SK, SE, both kinds of head."""
+  """Official padding of an even stem, SK, SE, both kinds of head."""
   torch = pytest.importorskip('torch', reason='needs PyTorch')
   network = make_network(save_run(tmp_path, **model), outputs=ALL)
   images = pictures.real_pictures(network.config)
