@@ -14,7 +14,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data
-from simclr_jax.data import cache, stream, tfrecord_index
+from simclr_jax.data import cache, reading, stream, tfrecord_index
 from simclr_jax.data.lazy_tf import tf, tfds
 
 _NAMES = ('ant', 'bee', 'cat')
@@ -284,6 +284,25 @@ def test_missing_file_and_wrong_count_are_named(tiny_dir, tmp_path):
   path.unlink()
   with pytest.raises(ValueError, match='00001-of-00003 is missing'):
     _make('tiny', tmp_path)
+
+
+def test_records_that_are_not_what_they_should_be_are_named(tmp_path):
+  """A label beyond the classes, and bytes that are no example."""
+  folder = _prepare(tmp_path / 'tiny/1.0.0')
+  (folder / 'label.labels.txt').write_text('ant\nbee\n')
+  features = folder / 'features.json'
+  text = features.read_text()
+  assert '"numClasses": "3"' in text
+  features.write_text(text.replace('"numClasses": "3"', '"numClasses": "2"'))
+  path = str(folder / 'tiny-test.tfrecord-00000-of-00001')
+  _write(path, [b'no example'] * 4, file_format='tfrecord')
+  source = _make('tiny', tmp_path)
+  assert source.read(1).label == 1
+  with pytest.raises(ValueError, match=r'label is 2, and there are 2 classes'):
+    source.read(2)
+  broken = _make('tiny', tmp_path, 'test')
+  with pytest.raises(ValueError, match=r'00001 record 3\) cannot be read'):
+    reading.read(broken, 3)
 
 
 def test_index_is_kept_until_a_file_changes(tmp_path, monkeypatch):

@@ -48,12 +48,13 @@ def make(
     workdir: Where `skipped_files.txt` and the results of the check are kept.
 
   Raises:
-    ValueError: If the folder is missing, holds the other split, has no picture
-      that can be read, too many that cannot, or pictures without a class where
-      classes are wanted.
+    ValueError: If the folder is missing, holds the workdir or the other split,
+      has no picture that can be read, too many that cannot, or pictures without
+      a class where classes are wanted.
   """
   part = folder_split.parse(split)
   root = _find_root(data, split)
+  _check_outside(root, workdir)
   listing = folder_scan.list_pictures(root)
   classes: tuple[str, ...] = ()
   if data.labels_from == 'folders':
@@ -99,6 +100,20 @@ def make(
     class_names=classes,
     skipped=skipped,
   )
+
+
+def _check_outside(root: str, workdir: epath.PathLike | None) -> None:
+  """Raises if the run would write its own pictures among those it reads."""
+  if workdir is None or '://' in os.fspath(workdir):
+    return
+  inside = os.path.relpath(os.path.realpath(workdir), os.path.realpath(root))
+  parts = inside.split(os.sep)
+  # Hidden folders are not read.
+  if parts[0] != os.pardir and not any(p[:1] == '.' for p in parts if p != '.'):
+    raise ValueError(
+      f'the workdir {os.fspath(workdir)} lies in the pictures {root}: those of '
+      'its report would be trained on; choose another --workdir'
+    )
 
 
 def describe(
