@@ -58,6 +58,8 @@ def fail(error: BaseException, *, code: int) -> int:
   """
   if not raised_here(error):
     traceback.print_exception(error)
+    if processes.name_of():
+      say(f'{type(error).__name__}: {error}')
     return EXIT_FAILED
   say(str(error))
   logging.debug('where it happened', exc_info=error)

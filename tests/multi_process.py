@@ -24,8 +24,8 @@ without_tensorflow.hide()
 {before}
 runpy.run_module({module!r}, run_name='__main__', alter_sys=True)
 """
-# A run in miniature: 128 examples of 16 pixels. Smaller batches are chaotic: one
-# rounding on the other side of a ReLU's zero shows in the fourth step.
+# A run in miniature: 128 examples of 16 pixels. Smaller batches are chaotic:
+# one rounding on the other side of a ReLU's zero shows in the fourth step.
 TINY = (
   f'--config={ROOT / "configs" / "smoke.py"}',
   '--config.data.source=procedural',

@@ -121,6 +121,8 @@ class _Watched:
       for message in messages:
         if 'left' in message:
           self.left.set()
+          # The other end waits for that before it goes.
+          self.line.hang_up()
         self._on_message(message)
       if silent > self._timeout:
         self._on_gone(
@@ -134,9 +136,6 @@ class _Watched:
         f'{self._name} ended without a word (killed, out of memory, or its '
         'host is gone)'
       )
-    elif messages:
-      # The other end waits for that before it goes.
-      self.line.hang_up()
 
 
 def _pause(timeout: float) -> float:
@@ -361,4 +360,5 @@ def own_addresses() -> list[str]:
     except OSError:
       pass  # No such route.
   # Last: right only where all processes share a host.
-  return list(dict.fromkeys([*found, '127.0.0.1']))
+  loopback = '127.0.0.1'
+  return [*dict.fromkeys(x for x in found if x != loopback), loopback]

@@ -18,7 +18,8 @@ from tests import command_flags
 from tests.multi_process import TINY, Processes
 
 TOTAL = 6
-# Process 1 is told to stop in the evaluation after this step, which is given up.
+# Process 1 is told to stop in the evaluation after this step, which is then
+# given up.
 STOPPED = 3
 TRAIN = (
   *TINY,
