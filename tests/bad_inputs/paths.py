@@ -218,6 +218,12 @@ ROWS = [
   Row(
     'workdir is a file', 'main', _workdir_is_file, 'workdir cannot be written'
   ),
+  Row(
+    'workdir within the pictures',
+    'main',
+    lambda f: folder_run(f, pictures(f), f'--workdir={f}/pictures/runs/a'),
+    'workdir .*runs/a lies in the pictures',
+  ),
   Row('empty workdir', 'main', lambda f: [*main(f), '--workdir='], '--workdir'),
   Row(
     'checkpoint of somebody else',
