@@ -38,7 +38,7 @@ _TOPOLOGY = flags.DEFINE_string(
   'local',
   "TPU slice ('v5e:8x16', 'v5p:4x4x4'), GPUs ('h200:8') or 'local'.",
 )
-_OUT = flags.DEFINE_string('out', '', 'JSON file to write.')
+_OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
 _QUICK = flags.DEFINE_bool('quick', False, 'Trace the step, compile nothing.')
 _COMPILE_TIMEOUT = flags.DEFINE_float(
   'compile_timeout', 1800.0, 'Seconds for compiling a step.'

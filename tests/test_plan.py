@@ -118,26 +118,9 @@ def test_gpus_elsewhere_are_another_compiler(monkeypatch, too_large):
   assert plan.memory.limit == 60e9
 
 
-def test_command(tmp_path):
-  """Exit codes and the file; traced, so that nothing is compiled."""
-  out = tmp_path / 'plans' / 'plan.json'
-  run = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'simclr_jax.plan',
-      '--config=configs/cifar10.py:cpu',
-      '--config.data.data_dir=/nowhere',
-      '--topology=v5e:1x1',
-      '--quick',
-      '--nomeasure_input',
-      '--config.data.image_size=512',
-      '--config.model.width=2',
-      '--config.model.compute_dtype=bfloat16',
-      '--config.model.remat=blocks',
-      '--config.train.batch_size=2048',
-      f'--out={out}',
-    ],
+def call(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'simclr_jax.plan', *arguments],
     cwd=ROOT,
     env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
@@ -145,11 +128,36 @@ def test_command(tmp_path):
     timeout=TIMEOUT,
     check=False,
   )
+
+
+def test_command(tmp_path):
+  """Exit codes and the file; traced, so that nothing is compiled."""
+  out = tmp_path / 'plans' / 'plan.json'
+  run = call(
+    '--config=configs/cifar10.py:cpu',
+    '--config.data.data_dir=/nowhere',
+    '--topology=v5e:1x1',
+    '--quick',
+    '--nomeasure_input',
+    '--config.data.image_size=512',
+    '--config.model.width=2',
+    '--config.model.compute_dtype=bfloat16',
+    '--config.model.remat=blocks',
+    '--config.train.batch_size=2048',
+    f'--out={out}',
+  )
   assert run.returncode == 3, run.stderr
   assert 'published size of cifar10' in run.stdout
   result = json.loads(out.read_text())
   assert result['command'].startswith('python -m simclr_jax.plan --config=')
   assert result['resolved']['num_examples'] == 50_000
+
+
+def test_command_refuses_in_one_line():
+  run = call('--config=configs/smoke.py', '--topology=v5:1x1')
+  assert run.returncode == 2
+  (line,) = [x for x in run.stderr.splitlines() if x.startswith('error')]
+  assert "mean 'v5p'" in line and 'Traceback' not in run.stderr
 
 
 def test_says_how_to_get_the_tpu_compiler(monkeypatch):
