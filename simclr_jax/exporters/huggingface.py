@@ -64,9 +64,7 @@ def export(network: Network, folder: pathlib.Path, options: Options) -> Written:
     'processor = AutoImageProcessor.from_pretrained(FOLDER)\n'
     f'model = {auto}.from_pretrained(FOLDER).eval()\n'
     'found = model(**processor(picture, return_tensors="pt"))\n'
-    + (
-      'logits = found.logits' if begin else 'h = found.pooler_output.flatten(1)'
-    )
+    + ('logits = found.logits' if begin else result)
   )
   facts = {
     'exact_for': torch_form.exact_sizes(network),

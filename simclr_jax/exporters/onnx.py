@@ -35,7 +35,8 @@ def export(network: Network, folder: pathlib.Path, options: Options) -> Written:
       dynamic_shapes={'images': {0: torch.export.Dim('batch')}},
       opset_version=_OPSET,
       dynamo=True,
-      external_data=False,
+      # A protocol buffer holds 2 GB.
+      external_data=sum(a.nbytes for a in network.arrays.values()) > 2**30,
       verbose=False,
     )
 

@@ -225,6 +225,13 @@ def test_every_difference_is_named(tmp_path):
   assert 'base_model/batch_normalization/gamma is float64' in message
 
 
+def test_one_array_too_many_is_refused(tmp_path):
+  path, arrays = small_tf1(tmp_path)
+  arrays['base_model/conv2d_99/kernel'] = np.zeros((1, 1, 3, 4), np.float32)
+  message = refused(path, arrays, tmp_path)
+  assert '0 missing\n' in message and '0 misshapen\n' in message
+
+
 def test_a_head_is_missing_only_if_that_is_asked_for(tmp_path):
   path, arrays = small_tf1(tmp_path, head=False)
   message = refused(path, arrays, tmp_path)

@@ -36,6 +36,7 @@ CONFIG = config_lib.replace(
 
 def make_resnet(*, cifar_padding: int | None = None, classes: int = 0):
   """torchvision's ResNet-18 with numbers that leave nothing at its default."""
+  torch.manual_seed(0)
   generator = torch.Generator().manual_seed(0)
   module = torchvision.models.resnet18(num_classes=max(classes, 1))
   if not classes:
