@@ -191,8 +191,9 @@ class Hub:
     if not known or not 0 < process < len(self._names):
       connection.close()
       return
-    line.send(welcome=True)
     with self._lock:
+      # Within the lock: who is welcome is told what befalls another.
+      line.send(welcome=True)
       self._spokes[process] = _Watched(
         line,
         name=self._names[process],
