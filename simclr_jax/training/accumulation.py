@@ -10,12 +10,13 @@ summing the gradients. An objective calls it like the network, as often and with
 whatever parameters it likes, and knows nothing of it. The price is that second
 forward pass: 4/3 of the arithmetic.
 
-Batch norm sees one micro-batch (its rows on all devices). That is all in which
-this differs from the whole batch at once: normalisation by the statistics of
-batch_size / micro_batches images. The moving statistics become the mean over
-the micro-batches of what each would leave: the moving mean is that of the whole
+Batch norm sees one micro-batch (its images on all devices). That is all in
+which this differs from the whole batch at once: normalisation by the statistics
+of batch_size / micro_batches images. Which images these are does not depend on
+the devices: every M-th. The moving statistics become the mean over the
+micro-batches of what each would leave: the moving mean is that of the whole
 batch as far as the layers before agree, the moving variance lacks the variance
-between the means of micro-batches, which is what training normalised by.
+between the means of micro-batches, as what training normalised by does.
 
 Accumulation that is not exact is the usual one, the mean of the micro-batches'
 losses: right only where an example's loss does not depend on the others.
@@ -66,6 +67,7 @@ def exact_forward(
   apply_fn: ApplyFn,
   model_state: PyTree,
   *,
+  num_images: int,
   how: Accumulation,
   gather_fn: Callable[[PyTree], PyTree],
 ) -> ForwardFn:
@@ -77,6 +79,8 @@ def exact_forward(
   Args:
     apply_fn: The network; row n of its outputs belongs to row n of the images.
     model_state: What every micro-batch starts from.
+    num_images: B of the batch; the network is given one or more rows of each,
+      which follow each other and stay in one micro-batch.
     how: With micro_batches above 1.
     gather_fn: From the parameters as they lie to those that `apply_fn` takes;
       gradients are summed as they lie.
@@ -93,10 +97,12 @@ def exact_forward(
       params, model_state, images = part.operands
       return carry, apply_fn(params, model_state, take(images, part.number))
 
-    images = split(images, how.micro_batches)
+    group = _rows_of_an_image(images, num_images)
+    images = split(images, how.micro_batches, group=group)
     operands = (gather_fn(params), model_state, images)
     _, (outputs, states) = _one_by_one(run, None, operands, how)
-    return jax.tree.map(join, outputs), _mean(states)
+    outputs = jax.tree.map(lambda x: join(x, group=group), outputs)
+    return outputs, _mean(states)
 
   def keep(params: Any, model_state: Any, images: Any) -> tuple[Any, Any]:
     inputs = jax.tree.map(
@@ -113,8 +119,9 @@ def exact_forward(
       cotangents[0], is_leaf=lambda x: isinstance(x, SymbolicZero)
     )
     known = [not isinstance(slope, SymbolicZero) for slope in slopes]
+    group = _rows_of_an_image(images, num_images)
     parts = [
-      split(x, how.micro_batches) if k else None
+      split(x, how.micro_batches, group=group) if k else None
       for x, k in zip(slopes, known, strict=True)
     ]
 
@@ -133,7 +140,7 @@ def exact_forward(
       (more,) = pull(jax.tree.unflatten(structure, slopes))
       return _add(grads, *scatter(more)), None
 
-    images = split(images, how.micro_batches)
+    images = split(images, how.micro_batches, group=group)
     operands = (gathered, model_state, images, parts)
     grads, _ = _one_by_one(run, _zeros(params), operands, how)
     return _like(grads, params), None, None
@@ -183,7 +190,10 @@ def loss_and_grad(
     )
     return (_add(grads, more), result.extra), result._replace(extra={})
 
-  rows = {name: split(x, how.micro_batches) for name, x in batch.items()}
+  rows = {
+    name: split(x, how.micro_batches, group=1) for name, x in batch.items()
+  }
+  images = min(x.shape[0] for x in batch.values()) // how.micro_batches
   (grads, extra), results = _one_by_one(
     run, (_zeros(params), extra), (params, rows, key), how
   )
@@ -192,29 +202,35 @@ def loss_and_grad(
     model_state=_mean(results.model_state),
     extra=extra,
     metrics=_mean(results.metrics),
-    z=join(results.z),
+    # Of one micro-batch, [N / M, d].
+    z=join(results.z, group=_rows_of_an_image(results.z[0], images)),
   )
   grads = jax.tree.map(lambda g: g / how.micro_batches, grads)
   return result, _like(grads, params)
 
 
-def split(rows: jax.Array, micro_batches: int) -> jax.Array:
-  """[N, ...] -> [D, M, N / (D M), ...] for D devices; nothing moves.
+def split(rows: jax.Array, micro_batches: int, *, group: int) -> jax.Array:
+  """[N, ...] -> [N / (M G), M, G, ...], still sharded on the first axis.
 
-  Each device's consecutive rows are divided, so the views of an image, which
-  follow each other, stay in one micro-batch.
+  Image i goes to micro-batch i modulo M: the same images meet on any number of
+  devices, and every device has as many in each micro-batch.
+
+  Args:
+    rows: Sharded on N.
+    micro_batches: M.
+    group: G, rows of an image.
 
   Raises:
     ValueError: If they do not divide.
   """
   devices = _num_devices(rows)
-  if rows.shape[0] % (devices * micro_batches):
+  if rows.shape[0] % (devices * micro_batches * group):
     raise ValueError(
       f'{rows.shape[0]} rows on {devices} devices do not divide into '
       f'{micro_batches} micro-batches (config.train.micro_batches): each would '
-      'have to take the same number of rows from every device'
+      'have to take the same number of images from every device'
     )
-  return rows.reshape(devices, micro_batches, -1, *rows.shape[1:])
+  return rows.reshape(-1, micro_batches, group, *rows.shape[1:])
 
 
 def take(parts: jax.Array, number: jax.Array | int) -> jax.Array:
@@ -223,13 +239,17 @@ def take(parts: jax.Array, number: jax.Array | int) -> jax.Array:
   return part.reshape(-1, *part.shape[2:])
 
 
-def join(stacked: jax.Array) -> jax.Array:
+def join(stacked: jax.Array, *, group: int) -> jax.Array:
   """Rows of all micro-batches [M, N / M, ...] in the order of the batch."""
-  devices = _num_devices(stacked[0])
-  parts = stacked.reshape(
-    stacked.shape[0], devices, -1, *stacked.shape[2:]
-  ).swapaxes(0, 1)
-  return parts.reshape(-1, *stacked.shape[2:])
+  num_parts, _, *rest = stacked.shape
+  parts = stacked.reshape(num_parts, -1, group, *rest)
+  return jnp.moveaxis(parts, 0, 1).reshape(-1, *rest)
+
+
+def _rows_of_an_image(rows: jax.Array, num_images: int) -> int:
+  """G; 1 where rows are no whole number of each image's."""
+  count, rest = divmod(rows.shape[0], num_images)
+  return count if count and not rest else 1
 
 
 def _num_devices(rows: jax.Array) -> int:

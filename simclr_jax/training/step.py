@@ -75,10 +75,14 @@ def make_train_step(
     )
     return outputs, updated['batch_stats']
 
-  def make_forward(model_state: PyTree) -> ForwardFn:
+  def make_forward(model_state: PyTree, num_images: int) -> ForwardFn:
     if how.exact and how.micro_batches > 1:
       return accumulation.exact_forward(
-        apply, model_state, how=how, gather_fn=gather_fn
+        apply,
+        model_state,
+        num_images=num_images,
+        how=how,
+        gather_fn=gather_fn,
       )
 
     def forward(params: PyTree, images: jax.Array) -> tuple[Any, PyTree]:
@@ -93,7 +97,9 @@ def make_train_step(
   ) -> tuple[TrainState, StepOutput]:
     key = stream_key(seed, 'objective', state.step)
 
-    loss_fn = functools.partial(objective.loss, make_forward(state.model_state))
+    loss_fn = functools.partial(
+      objective.loss, make_forward(state.model_state, batch['label'].shape[0])
+    )
     result, grads = accumulation.loss_and_grad(
       loss_fn,
       state.params,

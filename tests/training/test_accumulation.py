@@ -95,17 +95,6 @@ def take_step(model, objective, how, *, num_devices=8, extra=None, dtype=None):
     return jax.device_get(step(state, batch))
 
 
-def images_of_part(number, *, num_devices=8, parts=PARTS):
-  """Which images micro-batch `number` holds: some of every device's."""
-  local = BATCH // num_devices
-  share = local // parts
-  return [
-    device * local + number * share + i
-    for device in range(num_devices)
-    for i in range(share)
-  ]
-
-
 def oracle(model, parts):
   """(loss, z, new params, new batch statistics) by separate forwards."""
   variables, batch = make_variables(model), make_batch()
@@ -115,7 +104,7 @@ def oracle(model, parts):
     logits = jnp.zeros((BATCH, 2, CLASSES))
     stats = []
     for number in range(parts):
-      rows = np.array(images_of_part(number, parts=parts))
+      rows = np.arange(number, BATCH, parts)  # Every parts-th image.
       outputs, updated = model.apply(
         {'params': params, 'batch_stats': variables['batch_stats']},
         batch['views'][rows].reshape(-1, SIZE, SIZE, 3),
@@ -312,20 +301,20 @@ def test_rows_come_back_in_their_order():
 
     @jax.jit
     def parts(x):
-      pieces = accumulation.split(x, 4)
+      pieces = accumulation.split(x, 4, group=2)
       taken = [accumulation.take(pieces, number) for number in range(4)]
-      return taken, accumulation.join(jnp.stack(taken))
+      return taken, accumulation.join(jnp.stack(taken), group=2)
 
     taken, joined = parts(here)
     np.testing.assert_array_equal(joined, rows)
     assert joined.sharding.is_equivalent_to(here.sharding, 2)
     for number, part in enumerate(taken):
-      want = [8 * d + 2 * number + i for d in range(8) for i in range(2)]
+      want = [2 * i + v for i in range(number, 32, 4) for v in range(2)]
       np.testing.assert_array_equal(part[:, 0], want)
     text = parts.lower(here).compile().as_text()
     assert not re.findall(r'all-|collective-|reduce-scatter', text)
     with pytest.raises(ValueError, match='64 rows on 8 devices do not divide'):
-      accumulation.split(here, 3)
+      accumulation.split(here, 3, group=1)
 
 
 def test_gradients_are_summed_in_float32():
@@ -336,7 +325,11 @@ def test_gradients_are_summed_in_float32():
     return images * params['w'], state
 
   forward = accumulation.exact_forward(
-    apply_fn, {}, how=Accumulation(64), gather_fn=lambda params: params
+    apply_fn,
+    {},
+    num_images=64,
+    how=Accumulation(64),
+    gather_fn=lambda params: params,
   )
   params = {'w': jnp.zeros((), jnp.bfloat16)}
   grads = jax.grad(lambda p: forward(p, images)[0].sum())(params)
