@@ -17,16 +17,12 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax import importers, models
 from simclr_jax.data.source import Example, Source
-from simclr_jax.importers import matching, own
+from simclr_jax.importers import matching, normalization, own
 from simclr_jax.importers.format import Contents, Format, Plan
 from simclr_jax.training import checkpoint
 from simclr_jax.training import passport as passport_lib
 
 OBJECTIVE = 'imported'
-_NORMALIZATIONS = {
-  'none': None,
-  'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
 _HEAD = 'params/head/'
 
 
@@ -87,7 +83,7 @@ def import_checkpoint(
     config = config_lib.Config()
     if described:
       config = passport_lib.config_from_passport(described, where=str(source))
-  preprocessing = _preprocessing(chosen, normalize, described, name=name)
+  preprocessing = normalization.stated(chosen, normalize, described, name=name)
   contents = _without(chosen.read(source, prefix), leave_out)
   plan = _plan(chosen, contents, config, allow_missing)
   variables, match = _assemble(chosen, contents, plan)
@@ -129,58 +125,6 @@ def _described(source: pathlib.Path, name: str) -> dict[str, Any]:
     return {}
   described: dict[str, Any] = json.loads(path.read_text())
   return described
-
-
-def _preprocessing(
-  chosen: Format, normalize: str, described: Mapping[str, Any], *, name: str
-) -> dict[str, Any]:
-  """mean, std (and pad, where an export says it) of the pictures."""
-  if described:
-    if normalize:
-      raise ValueError('--normalize: the export says it itself (export.json)')
-    known = described['preprocessing']
-    return {key: known.get(key) for key in ('mean', 'std')} | {
-      'pad': known.get('pad', 0)
-    }
-  if chosen.takes_unit_range:
-    if normalize not in ('', 'none'):
-      raise ValueError(
-        f'--normalize={normalize}: networks of --format={name} take pictures '
-        'in [0, 1] without mean and std; with them features are near random'
-      )
-    return {'mean': None, 'std': None}
-  if not normalize:
-    raise ValueError(
-      f'--normalize is wanted with --format={name}: nothing in the file says '
-      'how pictures were prepared, and with the wrong mean and std features '
-      "are near random. 'imagenet' is torchvision's (also the default of timm, "
-      "lightly and solo-learn's ImageNet recipes), 'none' is pictures in "
-      "[0, 1], or give numbers: --normalize='0.4914,0.4822,0.4465/0.247,0.2435,"
-      "0.2616'"
-    )
-  mean_std = _NORMALIZATIONS.get(normalize, ()) or _numbers(normalize)
-  if normalize == 'none':
-    return {'mean': None, 'std': None}
-  return {'mean': list(mean_std[0]), 'std': list(mean_std[1])}
-
-
-def _numbers(normalize: str) -> tuple[tuple[float, ...], ...]:
-  if normalize == 'none':
-    return ()
-  try:
-    halves = tuple(
-      tuple(float(v) for v in half.split(',')) for half in normalize.split('/')
-    )
-  except ValueError:
-    halves = ()
-  good = len(halves) == 2 and all(len(half) == 3 for half in halves)
-  if not good or not all(0 < s < 10 for s in halves[1]):
-    raise ValueError(
-      f'--normalize={normalize}: wanted is {", ".join(_NORMALIZATIONS)} or '
-      'three means and three positive deviations, m,m,m/s,s,s, for pictures in '
-      '[0, 1]'
-    )
-  return halves
 
 
 def _without(contents: Contents, leave_out: Sequence[str]) -> Contents:
@@ -318,8 +262,7 @@ def _write(
   arrays = jax.tree.map(np.asarray, dict(variables))
   step = passport['step']
   checkpointer = checkpoint.Checkpointer(
-    out / checkpoint.FOLDER,
-    config_lib.CheckpointConfig(asynchronous=False),
+    out / checkpoint.FOLDER, config_lib.CheckpointConfig()
   )
   try:
     checkpointer.save(
@@ -329,5 +272,6 @@ def _write(
       passport=passport,
       metrics={},
     )
+    checkpointer.wait()  # Closing would only report a save that fails.
   finally:
     checkpointer.close()
