@@ -10,7 +10,9 @@ import jax
 
 PyTree = Any
 # (params, images [N, H, W, C]) -> (model Outputs, new model_state); always in
-# training mode, from the model_state at the start of the step.
+# training mode, from the model_state at the start of the step. Differentiable
+# in params alone; the new model_state is a constant. With train.micro_batches,
+# N is a multiple of the images of the batch, each image's rows together.
 ForwardFn = Callable[[PyTree, jax.Array], tuple[Any, PyTree]]
 
 
@@ -43,7 +45,9 @@ class Objective:
       (so that plain gradient accumulation would change it).
     init_extra: params -> the objective's own state (arrays only).
     loss: (forward, params, extra, batch, key) -> LossResult. `batch` holds
-      'views' f32 [B, V, H, W, C] and 'label' i32 [B] (-1: none).
+      'views' f32 [B, V, H, W, C] and 'label' i32 [B] (-1: none). With
+      train.state_sharding='fsdp', params (and trees like them in extra) lie in
+      pieces: `forward` gathers them, sums and elementwise operations work.
     after_update: (extra, params) -> extra, after the optimizer's update
       (an EMA target, for instance).
   """
