@@ -45,6 +45,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and metrics, local or gs://.'
 )
+_CONTINUE_FROM = flags.DEFINE_string(
+  'continue_from',
+  None,
+  'Workdir of another run, or one of its checkpoints: start from that state in '
+  'a new --workdir, with another batch, length or learning rate. What that '
+  'does is said before the first step.',
+)
 _STALL_TIMEOUT = flags.DEFINE_float(
   'stall_timeout',
   1800.0,
@@ -59,6 +66,7 @@ def run(
   workdir: str,
   *,
   watchdog: watchdog_lib.Watchdog | None = None,
+  continue_from: str | None = None,
 ) -> loop.Outcome:
   """Pretrains by `config` in `workdir`, resuming where it stopped.
 
@@ -71,7 +79,11 @@ def run(
     parts = run_lib.make_run(config, workdir=workdir)
     evaluate_fn = make_evaluate_fn(parts, workdir)
   return loop.pretrain(
-    parts, workdir, evaluate_fn=evaluate_fn, watchdog=watchdog
+    parts,
+    workdir,
+    evaluate_fn=evaluate_fn,
+    watchdog=watchdog,
+    continue_from=continue_from,
   )
 
 
@@ -103,7 +115,12 @@ def main(argv: list[str]) -> int:
       watchdog = watchdog_lib.Watchdog(
         _STALL_TIMEOUT.value, on_stall=multi_process.end
       )
-    outcome = run(config, str(_WORKDIR.value), watchdog=watchdog)
+    outcome = run(
+      config,
+      str(_WORKDIR.value),
+      watchdog=watchdog,
+      continue_from=_CONTINUE_FROM.value,
+    )
     return 0 if outcome.finished else console.EXIT_STOPPED
 
   return multi_process.run(

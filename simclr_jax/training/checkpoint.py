@@ -66,6 +66,23 @@ class Restored:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoadedState:
+  """A training state from disk, whatever wrote it.
+
+  Attributes:
+    arrays: Nested dicts of NumPy arrays.
+    passport: JSON saved with it.
+    step: Of the checkpoint.
+    path: Folder of the checkpoint.
+  """
+
+  arrays: dict[str, PyTree]
+  passport: dict[str, Any]
+  step: int
+  path: str
+
+
+@dataclasses.dataclass(frozen=True)
 class LoadedEncoder:
   """A frozen encoder from disk.
 
@@ -324,11 +341,9 @@ class Checkpointer:
     for an error of the next save. The manager's own waiting ends with the first
     failure, while those that write arrays go on.
     """
-    waits = (
-      self._manager.wait_until_finished,
-      self._manager._checkpointer.wait_until_finished,
-      self._manager.check_for_errors,
-    )
+    waits = [self._manager.wait_until_finished, self._manager.check_for_errors]
+    if self._config.asynchronous:
+      waits.insert(1, self._manager._checkpointer.wait_until_finished)
     first = None
     for wait in waits * _MOST_ERRORS:
       try:
@@ -347,8 +362,8 @@ class Checkpointer:
     reason = None
     try:
       action()
-    except jax.errors.JaxRuntimeError:
-      raise  # The devices failed, not the storage.
+    except (jax.errors.JaxRuntimeError, AttributeError, TypeError, NameError):
+      raise  # The devices failed, or this code did, not the storage.
     except Exception as error:  # Orbax raises ValueError for a full disk
       if not storage.is_storage_error(error):
         logging.exception('an unknown failure of a save')
@@ -577,20 +592,33 @@ def _read_encoder(path: epath.Path, step: int) -> LoadedEncoder:
   )
 
 
+def load_state(
+  path: epath.PathLike, *, step: int | str | None = None
+) -> LoadedState:
+  """The whole training state of a checkpoint.
+
+  For comparing, converting and going on elsewhere; a run resumes with
+  `Checkpointer`. Arguments and errors as in `load_encoder`.
+  """
+
+  def read(folder: epath.Path, number: int) -> LoadedState:
+    place = folder / str(number)
+    passport, manifest = _read_json_items(place)
+    return LoadedState(
+      arrays=_read_arrays(place, 'state', manifest),
+      passport=passport,
+      step=number,
+      path=os.fspath(place),
+    )
+
+  return _load(path, step, read)
+
+
 def load_state_arrays(
   path: epath.PathLike, *, step: int | str | None = None
 ) -> dict[str, Any]:
-  """The whole training state as nested dicts of NumPy arrays.
-
-  For comparing and converting; a run resumes with `Checkpointer`. Arguments and
-  errors as in `load_encoder`.
-  """
-
-  def read(folder: epath.Path, number: int) -> dict[str, Any]:
-    _, manifest = _read_json_items(folder / str(number))
-    return _read_arrays(folder / str(number), 'state', manifest)
-
-  return _load(path, step, read)
+  """The arrays of `load_state` as nested dicts of NumPy arrays."""
+  return load_state(path, step=step).arrays
 
 
 def _read_arrays(

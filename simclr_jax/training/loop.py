@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -15,6 +15,7 @@ import jax
 from simclr_jax import processes
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import (
+  continuation,
   feeding,
   recipe,
   same_run,
@@ -62,6 +63,7 @@ def pretrain(
   *,
   evaluate_fn: EvaluateFn | None = None,
   watchdog: watchdog_lib.Watchdog | None = None,
+  continue_from: str | None = None,
 ) -> Outcome:
   """Trains from the newest readable checkpoint in `workdir` to the last step.
 
@@ -78,6 +80,8 @@ def pretrain(
     workdir: Folder of its checkpoints and metrics; no other run may use it.
     evaluate_fn: Judges the encoder now and then.
     watchdog: Told of every step.
+    continue_from: Workdir (or one checkpoint) of another run, whose state this
+      one starts from where `workdir` has no checkpoint yet.
 
   Raises:
     ValueError: If `workdir` belongs to another config, or is in use.
@@ -104,7 +108,8 @@ def pretrain(
     stack.callback(checkpointer.close)
     stop = stack.enter_context(signals.StopRequest(run.mesh))
     watchdog = stack.enter_context(watchdog or watchdog_lib.Watchdog())
-    state, start, resumed = _restore_or_init(run, checkpointer)
+    begin = _restore_or_init(run, checkpointer, continue_from)
+    state, start, resumed = begin.state, begin.step, begin.metrics
     writer = metrics_lib.MetricWriter(
       workdir, primary=jax.process_index() == 0, start_step=start
     )
@@ -123,7 +128,9 @@ def pretrain(
     # A mark whose last checkpoint is gone would end a `--follow` too early.
     _mark(path, finished_at=None)
     logging.info('%s', recipe.describe(run, state, start_step=start))
-    saver = saver_lib.Saver(run, checkpointer, last_saved=start)
+    saver = saver_lib.Saver(
+      run, checkpointer, last_saved=begin.saved_step, lineage=begin.lineage
+    )
     reporter = reporter_lib.Reporter(
       run, path, writer=writer, start=start, saver=saver, resumed=resumed
     )
@@ -200,15 +207,52 @@ def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
       ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class _Begin:
+  """Where training begins.
+
+  Attributes:
+    state: After `step` steps.
+    step: Finished steps.
+    saved_step: Of the newest checkpoint in the workdir; 0 if there is none.
+    metrics: Of that checkpoint.
+    lineage: Checkpoints of other runs that it goes on from.
+  """
+
+  state: TrainState
+  step: int
+  saved_step: int = 0
+  metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  lineage: Sequence[Mapping[str, Any]] = ()
+
+
 def _restore_or_init(
-  run: Run, checkpointer: checkpoint_lib.Checkpointer
-) -> tuple[TrainState, int, Mapping[str, Any]]:
-  """(newest readable state, its step and metrics), or a fresh start."""
+  run: Run,
+  checkpointer: checkpoint_lib.Checkpointer,
+  continue_from: str | None,
+) -> _Begin:
+  """The newest readable state, else another run's, else a fresh one."""
   newest = checkpointer.latest_passport()
   if newest is not None:
     with processes.together():
+      continuation.check_lineage(newest, continue_from)
       passport_lib.check_same_run(newest, run.config, run.source)
   restored = checkpointer.restore_latest(run.abstract_state())
-  if restored is None:
-    return run.init_state(), 0, {}
-  return restored.state, restored.step, restored.passport['metrics']
+  if restored is not None:
+    passport = restored.passport
+    return _Begin(
+      state=restored.state,
+      step=restored.step,
+      saved_step=restored.step,
+      metrics=passport['metrics'],
+      lineage=passport.get('lineage', ()),
+    )
+  if continue_from is None:
+    return _Begin(state=run.init_state(), step=0)
+  with processes.together():
+    old = continuation.continue_from(run, continue_from)
+  processes.check_same(
+    {'checkpoint of --continue_from': old.lineage[-1]['step']},
+    consequence='they would start from different states',
+  )
+  return _Begin(state=old.state, step=old.step, lineage=old.lineage)

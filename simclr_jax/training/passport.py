@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime
 import functools
@@ -79,6 +79,7 @@ def make_passport(
   step: int,
   metrics: Mapping[str, Any],
   objective: str,
+  lineage: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
   """Passport of the checkpoint at `step`, ready for JSON.
 
@@ -90,12 +91,15 @@ def make_passport(
     metrics: Of this step; non-finite values become strings
       (`metrics.number_for_json`).
     objective: Name of the objective.
+    lineage: Checkpoints of other runs that this one goes on from, see
+      training/continuation.py; oldest first.
   """
   return {
     'schema_version': SCHEMA_VERSION,
     'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
     'step': step,
     'objective': objective,
+    'lineage': [dict(link) for link in lineage],
     'metrics': {
       name: metrics_lib.number_for_json(v) for name, v in metrics.items()
     },
@@ -241,6 +245,16 @@ def is_harmless(difference: str) -> bool:
   return field in HARMLESS or field.split('.', 1)[0] in HARMLESS
 
 
+def data_difference(passport: Mapping[str, Any], source: Source) -> str:
+  """As an entry of `differences`."""
+  before = passport['data']
+  return (
+    f'training data: {before.get("name")} ({before.get("num_examples")} '
+    f'examples, fingerprint {before["fingerprint"]}) -> {source.name} '
+    f'({source.num_examples} examples, fingerprint {source.fingerprint})'
+  )
+
+
 def check_same_run(
   passport: Mapping[str, Any], config: config_lib.Config, source: Source
 ) -> list[str]:
@@ -261,12 +275,7 @@ def check_same_run(
   changed = differences(old, config)
   harmful = [d for d in changed if not is_harmless(d)]
   if passport['data']['fingerprint'] != source.fingerprint:
-    before = passport['data']
-    harmful.append(
-      f'training data: {before.get("name")} ({before.get("num_examples")} '
-      f'examples, fingerprint {before["fingerprint"]}) -> {source.name} '
-      f'({source.num_examples} examples, fingerprint {source.fingerprint})'
-    )
+    harmful.append(data_difference(passport, source))
   if harmful:
     lines = '\n'.join(f'  - {d}' for d in harmful)
     longer = (
@@ -279,7 +288,9 @@ def check_same_run(
       f'the workdir holds step {passport["step"]} of another run; resuming '
       f'would mix the two:\n{lines}\n'
       'Undo these changes to resume (a workdir continues only with the same '
-      'recipe), or start the changed config in a new workdir' + longer
+      'recipe), or start the changed config in a new workdir. With another '
+      'batch, length or learning rate it can go on from the state of this one: '
+      '--continue_from=THIS_WORKDIR' + longer
     )
   harmless = [d for d in changed if is_harmless(d)]
   for difference in harmless:

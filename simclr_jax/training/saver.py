@@ -7,8 +7,9 @@ was the last one, or one too many in a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import time
+from typing import Any
 
 from absl import logging
 
@@ -36,9 +37,11 @@ class Saver:
     checkpointer: checkpoint_lib.Checkpointer,
     *,
     last_saved: int,
+    lineage: Sequence[Mapping[str, Any]] = (),
   ):
     self._run = run
     self._checkpointer = checkpointer
+    self._lineage = lineage
     self._evaluated_step = -1
     self._on_disk = last_saved
     self.last_saved = last_saved
@@ -150,6 +153,7 @@ class Saver:
         step=step,
         metrics=metrics,
         objective=run.objective.name,
+        lineage=self._lineage,
       ),
       metrics=metrics,
     )

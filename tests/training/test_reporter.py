@@ -114,7 +114,7 @@ def pretrain(run, events, workdir, monkeypatch, *, start=0):
   checkpointer = FakeCheckpointer(events)
   for module, name, value in (
     (loop.checkpoint_lib, 'Checkpointer', lambda *a: checkpointer),
-    (loop, '_restore_or_init', lambda run, checkpointer: (state, start, {})),
+    (loop, '_restore_or_init', lambda *args: loop._Begin(state, start, start)),
     (feeding, 'train_feed', lambda run, start_step: batches),
   ):
     monkeypatch.setattr(module, name, value)
