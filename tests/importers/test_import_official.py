@@ -23,6 +23,9 @@ from simclr_jax.importers import (
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
 
+pytestmark = pytest.mark.skipif(
+  importlib.util.find_spec('tensorflow') is None, reason='needs TensorFlow'
+)
 CASES = {
   'r18_cifar': {'data': {'image_size': 32}, 'model': {'depth': 18}},
   'r50': {'data': {'image_size': 64}, 'model': {'depth': 50}},
