@@ -165,9 +165,15 @@ def _files(run: soak_lives.Run, straight: soak_lives.Run) -> list[str]:
 
 
 def _listing(workdir: pathlib.Path) -> set[str]:
-  """Names in the workdir and its folder of checkpoints; no array files."""
-  return {
-    os.path.join(folder, name)
-    for folder in ('', 'checkpoints')
-    for name in os.listdir(workdir / folder)
-  }
+  """Names in the workdir and its folder of checkpoints; no array files.
+
+  Which steps are kept may differ: a run that was stopped by a signal has saved
+  steps that no other has, and one of them may have the best loss.
+  """
+  names = set(os.listdir(workdir))
+  kept = os.listdir(workdir / 'checkpoints')
+  names |= {f'checkpoints/{name}' for name in kept if not name.isdigit()}
+  steps = sum(name.isdigit() for name in kept)
+  if steps > 3:  # The newest two, and the best.
+    names.add(f'{steps} checkpoints')
+  return names

@@ -118,7 +118,8 @@ def pretrain(
     if evaluate_fn is not None and _OWED in resumed:
       values = evaluate_fn(run, state, stop.agreed)
       owes = values is None
-      if values is not None:
+      # A life before may have made up for it, and been killed before a save.
+      if values is not None and not writer.has(start, values):
         writer.write_scalars(start, values)
     if start >= resolved.total_steps:
       logging.info('finished at step %d: nothing to do', start)

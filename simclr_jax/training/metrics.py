@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import importlib.util
 import json
 import math
@@ -20,6 +20,8 @@ from simclr_jax.training import steps as steps_lib
 FILE_NAME = 'metrics.jsonl'
 # An object store has no append: the whole file is written again, so not often.
 _REMOTE_FLUSH_SECONDS = 60.0
+# Lines of a former life that are kept in memory.
+_REMEMBERED = 200
 
 
 def number_for_json(value: Any) -> float | int | str:
@@ -82,6 +84,9 @@ class MetricWriter:
   event files cannot be cut: there, steps that ran twice show twice.)
 
   Only the primary process writes; elsewhere every call does nothing.
+
+  Attributes:
+    history: The newest lines that the run resumes after.
   """
 
   def __init__(
@@ -97,6 +102,7 @@ class MetricWriter:
     """
     self._primary = primary
     self._tensorboard: Any = None
+    self.history: list[dict[str, Any]] = []
     if not primary:
       return
     workdir = epath.Path(workdir)
@@ -119,6 +125,7 @@ class MetricWriter:
     """Rewrites the file without later lines; returns what stays."""
     records = read_lines(self._path)
     kept = [r for r in records if start_step and r['step'] <= start_step]
+    self.history = kept[-_REMEMBERED:]
     if len(kept) < len(records):
       logging.info(
         'dropped %d lines after step %d from %s',
@@ -135,6 +142,11 @@ class MetricWriter:
         new.write_text(text)
         new.replace(self._path)
     return text
+
+  def has(self, step: int, names: Iterable[str]) -> bool:
+    """Whether the lines that the run resumes after hold these of a step."""
+    names = set(names)
+    return any(r['step'] == step and names <= set(r) for r in self.history)
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     """Writes one line.

@@ -78,6 +78,8 @@ class Reporter:
     self._skipped = int(resumed.get(_SKIPPED, 0))
     self._in_a_row = int(resumed.get(_IN_A_ROW, 0))
     self._alarms = alarms.Alarms(_expectation(run))
+    for line in writer.history:
+      self._alarms.observe(line['step'], line)  # Said already.
     self.latest: dict[str, float] = {}
     self.progress = progress_lib.Progress(
       run.resolved.total_steps,

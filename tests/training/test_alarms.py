@@ -183,6 +183,27 @@ def test_a_line_that_is_no_number_is_not_judged():
   assert said == []
 
 
+def test_a_restart_changes_nothing():
+  """Fed with the lines before it, a new machine says what the old would."""
+  lines = list(
+    curve(
+      contrast_loss=between(95, 130, 1.3 * CHANCE),
+      positive_similarity=from_step(97, 0.0),
+    )
+  )
+  want, _ = listen(lines)
+  for cut in (20, 96, 100, 106, 120, 150):
+    machine = alarms.Alarms(SOUND)
+    for step, line in lines[:cut]:
+      machine.observe(step, line)
+    said = [
+      (step, text)
+      for step, line in lines[cut:]
+      for text in machine.observe(step, line)
+    ]
+    assert said == [(step, text) for step, text in want if step > cut]
+
+
 def test_a_run_that_collapses(tmp_path, caplog):
   """Adam at a rate of 1 without batch norm in the head, for real."""
   run = run_lib.make_run(

@@ -162,3 +162,17 @@ def test_tensorboard_events(tmp_path):
   (tensor,) = reader.Tensors('loss')
   assert tensor.step == 5
   assert tensor_util.make_ndarray(tensor.tensor_proto) == 0.25
+
+
+def test_lines_that_a_run_resumes_after_are_known(tmp_path):
+  writer = metrics.MetricWriter(tmp_path, primary=True)
+  for step in (1, 2, 3):
+    writer.write_scalars(step, {'loss': float(step)})
+  writer.write_scalars(2, {'knn_top1': 0.5})
+  writer.close()
+  assert not writer.has(2, ['knn_top1'])  # Its own lines are no history.
+  writer = metrics.MetricWriter(tmp_path, primary=True, start_step=2)
+  writer.close()
+  assert [r['step'] for r in writer.history] == [1, 2, 2]
+  assert writer.has(2, ['knn_top1']) and not writer.has(1, ['knn_top1'])
+  assert not writer.has(3, ['loss'])
