@@ -48,8 +48,8 @@ class Line:
 
   def receive(self, timeout: float) -> list[dict[str, Any]] | None:
     """What has come within `timeout` seconds; None: the other end is gone."""
-    self._connection.settimeout(timeout)
     try:
+      self._connection.settimeout(timeout)
       data = self._connection.recv(_LINE)
     except TimeoutError:
       return []
