@@ -36,6 +36,8 @@ _LOSS_WORDS = (
 _RUNTIME_IS_SLOWER = 3
 _RUNTIME_SECONDS = 30
 
+_DETECTION = {'flags': 'deactivate', 'SLURM': 'slurm'}
+
 # Says why, and ends the process.
 EndFn = Callable[[str], NoReturn]
 
@@ -179,6 +181,9 @@ def _initialize(
       coordinator_address=launch.coordinator,
       num_processes=launch.num_processes,
       process_id=launch.process_id,
+      # Else JAX asks every kind of cluster about the devices to use, over the
+      # network too, and flags within SLURM would get one GPU.
+      cluster_detection_method=_DETECTION.get(launch.by),
       initialization_timeout=int(init_timeout + _RUNTIME_SECONDS),
       heartbeat_timeout_seconds=slower,
       shutdown_timeout_seconds=slower,
