@@ -132,7 +132,11 @@ def main(argv: list[str]) -> int:
       storage.StorageFailed: console.EXIT_FAILED,
       OSError: console.EXIT_FAILED,
     },
-    agreed=(failures.NonFiniteLoss, checkpoint.DamagedCheckpoint),
+    agreed=(
+      failures.NonFiniteLoss,
+      checkpoint.DamagedCheckpoint,
+      storage.RunNotSaved,
+    ),
   )
 
 

@@ -88,8 +88,8 @@ def pretrain(
     processes.AgreedFailure: The same, with several processes, or if they
       differ; in all of them.
     failures.NonFiniteLoss: If loss, gradient or new state is not finite.
-    storage.StorageFailed: If the last state, or too many before it, could not
-      be saved.
+    storage.RunNotSaved: If the last state, or too many before it, could not be
+      saved.
   """
   path = epath.Path(workdir)
   resolved = run.resolved

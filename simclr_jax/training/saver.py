@@ -69,7 +69,7 @@ class Saver:
       latest: Training metrics of this step.
 
     Raises:
-      storage.StorageFailed: If more saves in a row have failed than
+      storage.RunNotSaved: If more saves in a row have failed than
         config.checkpoint.max_failed_saves allows.
     """
     begin = time.monotonic()
@@ -88,7 +88,7 @@ class Saver:
       )
     allowed = self._run.config.checkpoint.max_failed_saves
     if self.num_failed > allowed:
-      raise storage.StorageFailed(
+      raise storage.RunNotSaved(
         f'{self.num_failed} saves in a row have failed '
         f'(config.checkpoint.max_failed_saves = {allowed}), the last of step '
         f'{step}; {self._what_remains()}'
@@ -98,11 +98,11 @@ class Saver:
     """Waits until the last checkpoint, that of `step`, is on disk.
 
     Raises:
-      storage.StorageFailed: If it is not.
+      storage.RunNotSaved: If it is not.
     """
     self._settle()
     if self.last_saved != step:
-      raise storage.StorageFailed(
+      raise storage.RunNotSaved(
         f'training reached step {step}, but that state could not be saved and '
         f'is lost; {self._what_remains()}'
       )

@@ -32,6 +32,10 @@ class StorageFailed(OSError):
   """What has to be written could not be; names place, cause and free space."""
 
 
+class RunNotSaved(StorageFailed):
+  """The run ends without its newest state; in every process or in none."""
+
+
 class SaveFailed(StorageFailed):
   """A checkpoint was not written; those before it are as they were.
 
