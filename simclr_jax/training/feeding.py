@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import augmentation
+from simclr_jax import augmentation, processes
 from simclr_jax.data import background, pipeline
 from simclr_jax.data import plan as plan_lib
 from simclr_jax.training import mesh as mesh_lib
@@ -64,9 +64,11 @@ def train_feed(
     )
     return mesh_lib.feed(batches, run.mesh, finish_fn=_from_cache(run, cache))
   if config.data.augment_on == 'hybrid':
-    batches = pipeline.crop_batches(run.source, data=config.data, **share)
+    with processes.together():
+      batches = pipeline.crop_batches(run.source, data=config.data, **share)
     return mesh_lib.feed(batches, run.mesh, finish_fn=_from_crops(run))
-  batches = pipeline.train_batches(run.source, data=config.data, **share)
+  with processes.together():
+    batches = pipeline.train_batches(run.source, data=config.data, **share)
   return mesh_lib.feed(batches, run.mesh)
 
 
