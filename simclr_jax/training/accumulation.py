@@ -33,6 +33,12 @@ from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 
 from simclr_jax.objectives.objective import ForwardFn, LossResult
+from simclr_jax.training.micro_batches import (
+  join,
+  rows_of_an_image,
+  split,
+  take,
+)
 
 PyTree = Any
 C = TypeVar('C')
@@ -97,7 +103,7 @@ def exact_forward(
       params, model_state, images = part.operands
       return carry, apply_fn(params, model_state, take(images, part.number))
 
-    group = _rows_of_an_image(images, num_images)
+    group = rows_of_an_image(images, num_images)
     images = split(images, how.micro_batches, group=group)
     operands = (gather_fn(params), model_state, images)
     _, (outputs, states) = _one_by_one(run, None, operands, how)
@@ -119,7 +125,7 @@ def exact_forward(
       cotangents[0], is_leaf=lambda x: isinstance(x, SymbolicZero)
     )
     known = [not isinstance(slope, SymbolicZero) for slope in slopes]
-    group = _rows_of_an_image(images, num_images)
+    group = rows_of_an_image(images, num_images)
     parts = [
       split(x, how.micro_batches, group=group) if k else None
       for x, k in zip(slopes, known, strict=True)
@@ -203,61 +209,10 @@ def loss_and_grad(
     extra=extra,
     metrics=_mean(results.metrics),
     # Of one micro-batch, [N / M, d].
-    z=join(results.z, group=_rows_of_an_image(results.z[0], images)),
+    z=join(results.z, group=rows_of_an_image(results.z[0], images)),
   )
   grads = jax.tree.map(lambda g: g / how.micro_batches, grads)
   return result, _like(grads, params)
-
-
-def split(rows: jax.Array, micro_batches: int, *, group: int) -> jax.Array:
-  """[N, ...] -> [N / (M G), M, G, ...], still sharded on the first axis.
-
-  Image i goes to micro-batch i modulo M: the same images meet on any number of
-  devices, and every device has as many in each micro-batch.
-
-  Args:
-    rows: Sharded on N.
-    micro_batches: M.
-    group: G, rows of an image.
-
-  Raises:
-    ValueError: If they do not divide.
-  """
-  devices = _num_devices(rows)
-  if rows.shape[0] % (devices * micro_batches * group):
-    raise ValueError(
-      f'{rows.shape[0]} rows on {devices} devices do not divide into '
-      f'{micro_batches} micro-batches (config.train.micro_batches): each would '
-      'have to take the same number of images from every device'
-    )
-  return rows.reshape(-1, micro_batches, group, *rows.shape[1:])
-
-
-def take(parts: jax.Array, number: jax.Array | int) -> jax.Array:
-  """Micro-batch `number` of what `split` gave: [N / M, ...], rows sharded."""
-  part = jax.lax.dynamic_index_in_dim(parts, number, 1, keepdims=False)
-  return part.reshape(-1, *part.shape[2:])
-
-
-def join(stacked: jax.Array, *, group: int) -> jax.Array:
-  """Rows of all micro-batches [M, N / M, ...] in the order of the batch."""
-  num_parts, _, *rest = stacked.shape
-  parts = stacked.reshape(num_parts, -1, group, *rest)
-  return jnp.moveaxis(parts, 0, 1).reshape(-1, *rest)
-
-
-def _rows_of_an_image(rows: jax.Array, num_images: int) -> int:
-  """G; 1 where rows are no whole number of each image's."""
-  count, rest = divmod(rows.shape[0], num_images)
-  return count if count and not rest else 1
-
-
-def _num_devices(rows: jax.Array) -> int:
-  """Over how many devices an array of rows [N, ...] is sharded."""
-  sharding = jax.typeof(rows).sharding
-  if sharding.mesh.empty:
-    return 1
-  return rows.shape[0] // sharding.shard_shape(rows.shape)[0]
 
 
 class _Part(NamedTuple):

@@ -20,7 +20,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import objectives
 from simclr_jax.objectives import simclr
 from simclr_jax.objectives.objective import LossResult, Objective
-from simclr_jax.training import accumulation
+from simclr_jax.training import accumulation, micro_batches
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import run as run_lib
 from simclr_jax.training import step as step_lib
@@ -301,9 +301,9 @@ def test_rows_come_back_in_their_order():
 
     @jax.jit
     def parts(x):
-      pieces = accumulation.split(x, 4, group=2)
-      taken = [accumulation.take(pieces, number) for number in range(4)]
-      return taken, accumulation.join(jnp.stack(taken), group=2)
+      pieces = micro_batches.split(x, 4, group=2)
+      taken = [micro_batches.take(pieces, number) for number in range(4)]
+      return taken, micro_batches.join(jnp.stack(taken), group=2)
 
     taken, joined = parts(here)
     np.testing.assert_array_equal(joined, rows)
@@ -314,7 +314,7 @@ def test_rows_come_back_in_their_order():
     text = parts.lower(here).compile().as_text()
     assert not re.findall(r'all-|collective-|reduce-scatter', text)
     with pytest.raises(ValueError, match='64 rows on 8 devices do not divide'):
-      accumulation.split(here, 3, group=1)
+      micro_batches.split(here, 3, group=1)
 
 
 def test_gradients_are_summed_in_float32():
