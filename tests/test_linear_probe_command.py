@@ -134,9 +134,10 @@ def test_other_settings_have_another_file(run):
 def test_the_number_is_shown_though_it_cannot_be_written(
   run, command, tmp_path
 ):
-  (tmp_path / 'file').write_text('')
+  """A disk that is full by then; what can be known before is refused before."""
+  (tmp_path / 'probe.json').symlink_to('/dev/full')
   code, out, err = command(
-    f'--checkpoint={run[0]}', f'--out={tmp_path}/file/probe.json'
+    f'--checkpoint={run[0]}', f'--out={tmp_path}/probe.json'
   )
   assert code == 1
   assert out == jobs.summary(run[1]) + '\n'
