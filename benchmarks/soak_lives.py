@@ -140,7 +140,7 @@ class Run:
       seconds = time.monotonic() - begin
     finally:
       for process in all_:
-        with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:  # Else its number may be another's by now.
           os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     self._learn(started)
