@@ -40,6 +40,8 @@ _BY_SIGNAL = {
 }
 # Of a process that was not the target, besides.
 _BYSTANDER = {69, 75, 0}
+# Of a process that ended by a signal before the soak had sent one.
+_FROM_ELSEWHERE = {-9, -15, 75}
 
 
 def main() -> int:
@@ -116,6 +118,7 @@ def soak(
     'by_moment': dict(collections.Counter(k.moment for k in tally.kills)),
     'by_signal': dict(collections.Counter(k.signal for k in tally.kills)),
     'one_process_of_several': sum(k.target >= 0 for k in tally.kills),
+    'signals_from_elsewhere': tally.from_elsewhere,
     'exit_codes': {str(k): n for k, n in sorted(tally.codes.items())},
     'died_with_a_checkpoint_half_written': tally.half_written,
     'steps_taken_again': tally.again,
@@ -136,6 +139,7 @@ class Tally:
   codes: collections.Counter[int] = dataclasses.field(
     default_factory=collections.Counter
   )
+  from_elsewhere: int = 0
   half_written: int = 0
   again: int = 0
   longest: float = 0.0
@@ -175,7 +179,11 @@ def _one_round(
     if folder.is_dir():
       names = os.listdir(folder)
       tally.half_written += any('orbax-checkpoint-tmp' in n for n in names)
-    tally.note(where, _endings(kill if death.killed else None, death))
+    if not death.killed and set(death.codes) & _FROM_ELSEWHERE:
+      # On a shared machine; the restart has to stand that as well.
+      tally.from_elsewhere += 1
+    else:
+      tally.note(where, _endings(kill if death.killed else None, death))
     tally.note(where, soak_checks.at_birth(run, before))
     tally.note(where, soak_checks.after_death(run, max(before, death.newest)))
     steps = soak_checks.steps_on_disk(run)

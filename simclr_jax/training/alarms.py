@@ -148,8 +148,8 @@ class Alarms:
       f'the contrast loss jumped to {value:.4g}; the median of the lines '
       f'before is {usual:.4g}. If it does not come back, go on from an older '
       'checkpoint in a new workdir (--continue_from) with a lower '
-      'config.optim.base_lr, or start anew with a longer config.optim.warmup or '
-      'config.optim.clip_grad_norm'
+      'config.optim.base_lr, or start anew with a longer config.optim.warmup '
+      'or config.optim.clip_grad_norm'
     )
 
   def _gradient_spike(
