@@ -302,11 +302,19 @@ class Checkpointer:
     self._complete = steps_lib.steps_in(self._directory)
 
   def close(self) -> None:
-    """Waits, then frees threads; a save that fails now is only reported."""
+    """Waits, then frees threads; a save that fails now is only reported.
+
+    No collective: one process may come here alone, because it failed.
+    """
+    step, self._writing = self._writing, None
     try:
-      self.wait()
-    except SaveFailed as error:
-      steps_lib.shout(str(error))
+      if step is not None:
+        self._finish_writing()
+    except Exception as error:
+      steps_lib.shout(
+        f'the checkpoint of step {step} was not saved: '
+        f'{storage.explain(self._directory, error)}'
+      )
     self._manager.close()
     self._purge()
 

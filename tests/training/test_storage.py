@@ -496,3 +496,23 @@ def test_an_object_store_is_not_probed():
   assert json.dumps(storage.explain('gs://b/run', 'no')) == (
     '"no (gs://b/run; an object store)"'
   )
+
+
+def test_closing_after_a_failure_asks_no_other_process(tmp_path, monkeypatch):
+  """One process closes because it failed; the others are in a step."""
+  checkpointer = checkpoint_lib.Checkpointer(
+    tmp_path / 'checkpoints', config_lib.CheckpointConfig()
+  )
+  state = make_state(1, num=10)
+  checkpointer.save(
+    1,
+    state,
+    encoder={'params': state.params, 'batch_stats': {}},
+    passport={'step': 1},
+    metrics={},
+  )
+  monkeypatch.setattr(
+    checkpoint_lib.processes, 'gather', lambda value: pytest.fail('asked')
+  )
+  checkpointer.close()
+  assert checkpoint_lib.list_steps(tmp_path) == [1]
