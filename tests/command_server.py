@@ -5,12 +5,13 @@ to be found. One process imports them once, starts no device and no thread, and
 forks for every command line: the child gets its own `sys.argv`, runs the
 module as `__main__` and ends. So exit code, stdout and stderr are the real
 ones, a segmentation fault or a hang is seen from outside, and a command can
-run as another user or with little memory.
+run without root's rights over files or with little memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import ctypes
 import importlib
 import json
 import os
@@ -27,9 +28,6 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _IMPORTS = (
-  # Another user may not be able to read the interpreter's own files.
-  'encodings.cp437',
-  'importlib.readers',
   'absl.app',
   'ml_collections.config_flags',
   'simclr_jax.training.loop',
@@ -94,7 +92,7 @@ class Server:
     *,
     cwd: pathlib.Path,
     timeout: float = 120.0,
-    uid: int = 0,
+    unprivileged: bool = False,
     tensorflow: bool = False,
     max_memory: int = 0,
   ) -> Done:
@@ -105,7 +103,7 @@ class Server:
       arguments: Of the command line.
       cwd: Working directory.
       timeout: Seconds until it is killed, which is code -9.
-      uid: User to become; 0 stays who we are.
+      unprivileged: Whether the modes of files hold for root too.
       tensorflow: Whether it may be imported beforehand.
       max_memory: Bytes of address space beyond those in use; 0 for any.
     """
@@ -115,7 +113,7 @@ class Server:
       'arguments': list(arguments),
       'cwd': str(cwd),
       'timeout': timeout,
-      'uid': uid,
+      'unprivileged': unprivileged,
       'tensorflow': tensorflow,
       'max_memory': max_memory,
     }
@@ -147,7 +145,7 @@ def _run(
   arguments: list[str],
   cwd: str,
   timeout: float,
-  uid: int,
+  unprivileged: bool,
   max_memory: int,
 ) -> Done:
   with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -161,7 +159,9 @@ def _run(
         if max_memory:
           limit = _address_space() + max_memory
           resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        code = _become(module, arguments, cwd, uid)
+        if unprivileged:
+          _drop_capabilities()
+        code = _become(module, arguments, cwd)
       except BaseException:
         traceback.print_exc()
       finally:
@@ -176,13 +176,24 @@ def _run(
   return Done(code, *texts, peak_bytes=peak)
 
 
-def _become(module: str, arguments: list[str], cwd: str, uid: int) -> int:
+def _drop_capabilities() -> None:
+  """Takes from root what lets it pass over the modes of files.
+
+  It stays the same user: another one could not read the interpreter where that
+  is installed in somebody's home, or in a private temporary folder.
+  """
+  # struct __user_cap_header_struct and two __user_cap_data_struct of
+  # linux/capability.h, version 3; process 0 is this one.
+  header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+  none = (ctypes.c_uint32 * 6)()
+  libc = ctypes.CDLL(None, use_errno=True)
+  if libc.capset(header, none):
+    raise OSError(ctypes.get_errno(), 'capset')
+
+
+def _become(module: str, arguments: list[str], cwd: str) -> int:
   """What `python -m module` does; the exit code."""
   os.chdir(cwd)
-  if uid:
-    os.setgroups([])
-    os.setgid(uid)
-    os.setuid(uid)
   sys.argv = [module, *arguments]
   try:
     runpy.run_module(module, run_name='__main__', alter_sys=True)

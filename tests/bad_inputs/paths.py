@@ -8,7 +8,6 @@ import pathlib
 import shutil
 
 from tests.bad_inputs.row import (
-  NOBODY,
   RUN,
   BuildFn,
   Row,
@@ -90,20 +89,18 @@ def _bad_odd_name(folder: pathlib.Path) -> list[str]:
 
 def _secret_folder(folder: pathlib.Path) -> list[str]:
   root = pictures(folder)
-  (root / 'secret').mkdir(mode=0o700)
-  folder.chmod(0o777)
+  (root / 'secret').mkdir(mode=0)
   return prepare(folder, root)
 
 
 def _secret_picture(folder: pathlib.Path) -> list[str]:
   root = pictures(folder)
-  (root / '0.png').chmod(0o600)
-  folder.chmod(0o777)
+  (root / '0.png').chmod(0)
   return prepare(folder, root, '--config.data.max_bad_fraction=0.5')
 
 
 def _shut(folder: pathlib.Path, name: str) -> pathlib.Path:
-  (folder / name).mkdir(mode=0o755)
+  (folder / name).mkdir(mode=0o555)
   return folder / name
 
 
@@ -115,7 +112,7 @@ def _workdir_is_file(folder: pathlib.Path) -> list[str]:
 def _shut_run(folder: pathlib.Path) -> list[str]:
   run = copy_run(folder)
   for step in (run / 'checkpoints').iterdir():
-    step.chmod(0o700)
+    step.chmod(0)
   return judge(run)
 
 
@@ -186,7 +183,7 @@ ROWS = [
     'prepare',
     _secret_folder,
     'cannot list the folder .*secret: .*Permission denied',
-    uid=NOBODY,
+    unprivileged=True,
   ),
   Row(
     'picture of somebody else',
@@ -194,7 +191,7 @@ ROWS = [
     _secret_picture,
     'skipped 1: PermissionError',
     code=0,
-    uid=NOBODY,
+    unprivileged=True,
   ),
   Row(
     'prepare where nobody may write',
@@ -202,7 +199,7 @@ ROWS = [
     lambda f: [*prepare(f, pictures(f))[:2], f'--out={_shut(f, "s") / "o"}'],
     'Permission denied',
     code=1,
-    uid=NOBODY,
+    unprivileged=True,
   ),
   Row(
     'workdir where nobody may write',
@@ -213,7 +210,7 @@ ROWS = [
       '--config.data.loader=opencv',
     ],
     'workdir cannot be written: Permission denied',
-    uid=NOBODY,
+    unprivileged=True,
   ),
   Row(
     'workdir is a file', 'main', _workdir_is_file, 'workdir cannot be written'
@@ -231,7 +228,7 @@ ROWS = [
     _shut_run,
     'Permission denied',
     code=1,
-    uid=NOBODY,
+    unprivileged=True,
   ),
   Row(
     'checkpoint is a file', 'knn', lambda f: judge(_file(f)), 'no checkpoint'
@@ -255,7 +252,7 @@ ROWS = [
     'knn',
     lambda f: judge(f.parent / RUN, f'--out={_shut(f, "shut") / "x.json"}'),
     'shut is not writable',
-    uid=NOBODY,
+    unprivileged=True,
   ),
   Row(
     'out below a file',

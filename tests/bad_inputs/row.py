@@ -14,7 +14,6 @@ from PIL import Image
 # Folder of the row -> arguments of the command. `RUN` lies beside it.
 BuildFn = Callable[[pathlib.Path], list[str]]
 RUN = 'run'  # A finished run, read-only: copy it to change it.
-NOBODY = 65534
 
 
 class Row(NamedTuple):
@@ -28,7 +27,7 @@ class Row(NamedTuple):
       command writes).
     code: Exit code.
     tensorflow: Whether the command needs it.
-    uid: User that runs the command; needs root.
+    unprivileged: Whether modes of files are to hold for root too.
   """
 
   name: str
@@ -37,7 +36,7 @@ class Row(NamedTuple):
   says: str
   code: int = 2
   tensorflow: bool = False
-  uid: int = 0
+  unprivileged: bool = False
 
 
 def pixels(height: int = 9, width: int = 12, *, seed: int = 0) -> np.ndarray:
