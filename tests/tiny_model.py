@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from simclr_jax import config as config_lib
 from simclr_jax.models import blocks, remat
 from simclr_jax.models.model import Outputs
+from simclr_jax.training import run as run_lib
 
 
 class TinyModel(nn.Module):
@@ -49,3 +51,11 @@ class TinyModel(nn.Module):
     )(jax.lax.stop_gradient(h))
     # As in the real model, outputs that no loss reads.
     return Outputs(h, z, logits, (h, z))
+
+
+def with_tiny_model(
+  run: run_lib.Run, kind: str = 'norm', *, param_dtype: Any = jnp.float32
+) -> run_lib.Run:
+  """The run with this network, where any would do: it compiles in a second."""
+  model = TinyModel(kind, param_dtype, num_classes=run.source.num_classes)
+  return dataclasses.replace(run, model=model)

@@ -12,8 +12,10 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import failures, loop
+from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import run as run_lib
+from tests.tiny_model import with_tiny_model
 
 TOTAL = 7
 
@@ -22,13 +24,6 @@ def make_run(**sections):
   tiny = {
     'data': {'source': 'digits', 'image_size': 8},
     'augment': {'blur_prob': 0.0},
-    'model': {
-      'depth': 18,
-      'width': 0.0625,
-      'head_layers': 1,
-      'head_dim': 8,
-      'head_norm': 'none',
-    },
     'optim': {'warmup': '0 steps'},
     'train': {
       'batch_size': 16,
@@ -41,7 +36,8 @@ def make_run(**sections):
   for name, fields in sections.items():
     tiny[name] = {**tiny.get(name, {}), **fields}
   config = config_lib.replace(config_lib.Config(), **tiny)
-  return run_lib.make_run(config)
+  mesh = mesh_lib.make_mesh(jax.devices()[:2])
+  return with_tiny_model(run_lib.make_run(config, mesh=mesh))
 
 
 @pytest.fixture(scope='module')

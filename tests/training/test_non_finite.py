@@ -17,6 +17,7 @@ from simclr_jax.training import failures, feeding, loop, non_finite
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import run as run_lib
+from tests.tiny_model import with_tiny_model
 
 TOTAL, BAD = 6, (3, 4)
 
@@ -26,7 +27,6 @@ def make_run(**sections) -> run_lib.Run:
   tiny = {
     'data': {'source': 'digits', 'image_size': 8},
     'augment': {'blur_prob': 0.0},
-    'model': {'depth': 18, 'width': 0.03125, 'head_layers': 1, 'head_dim': 8},
     'optim': {'name': 'adam', 'warmup': '2 steps'},
     'train': {
       'batch_size': 16,
@@ -39,7 +39,8 @@ def make_run(**sections) -> run_lib.Run:
   }
   for name, fields in sections.items():
     tiny[name] = {**tiny.get(name, {}), **fields}
-  return run_lib.make_run(config_lib.replace(config_lib.Config(), **tiny))
+  config = config_lib.replace(config_lib.Config(), **tiny)
+  return with_tiny_model(run_lib.make_run(config))
 
 
 @pytest.fixture(scope='module')

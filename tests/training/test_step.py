@@ -12,6 +12,7 @@ from simclr_jax import models
 from simclr_jax.data.source import Example, Source
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import run as run_lib
+from tests.tiny_model import with_tiny_model
 
 BATCH, SIZE, CLASSES = 16, 16, 5
 # Larger than every parameter, so that size tells images from gradients.
@@ -62,17 +63,20 @@ def make_batches(num_batches, image_size=SIZE, dtype=np.float64):
   ]
 
 
-def take_steps(num_devices, config, num_steps=3):
+def take_steps(num_devices, network, optimizer, num_steps=3):
   """Steps in float64, where nothing but a different sum can hide."""
   with jax.enable_x64(True):
-    run = make_run(num_devices, config)
-    model = models.make_model(
-      run.config.model,
-      image_size=SIZE,
-      num_classes=CLASSES,
-      param_dtype=np.float64,
-    )
-    run = dataclasses.replace(run, model=model)
+    run = make_run(num_devices, CONFIGS[optimizer])
+    if network == 'resnet':
+      model = models.make_model(
+        run.config.model,
+        image_size=SIZE,
+        num_classes=CLASSES,
+        param_dtype=np.float64,
+      )
+      run = dataclasses.replace(run, model=model)
+    else:
+      run = with_tiny_model(run, network, param_dtype=np.float64)
     with jax.set_mesh(run.mesh):
       state, train_step, outputs = run.init_state(), run.train_step(), []
       for batch in make_batches(num_steps):
@@ -93,17 +97,19 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope='module')
-def one_device():
-  return {name: take_steps(1, config) for name, config in CONFIGS.items()}
-
-
 @pytest.mark.parametrize(
-  ('num_devices', 'name'), [(2, 'sgd'), (4, 'lars'), (8, 'sgd')]
+  ('num_devices', 'network', 'optimizer', 'num_arrays'),
+  [
+    (2, 'folded', 'sgd', 20),
+    (4, 'norm', 'lars', 9),
+    (8, 'resnet', 'sgd', 100),
+  ],
 )
-def test_same_state_on_any_number_of_devices(num_devices, name, one_device):
-  want_state, want = one_device[name]
-  state, got = take_steps(num_devices, CONFIGS[name])
+def test_same_state_on_any_number_of_devices(
+  num_devices, network, optimizer, num_arrays
+):
+  want_state, want = take_steps(1, network, optimizer)
+  state, got = take_steps(num_devices, network, optimizer)
   for a, b in zip(got, want, strict=True):
     assert a.metrics.keys() == b.metrics.keys()
     for key in a.metrics:
@@ -122,11 +128,11 @@ def test_same_state_on_any_number_of_devices(num_devices, name, one_device):
     np.testing.assert_allclose(
       leaf, reference, atol=1e-7 * scale, err_msg=jax.tree_util.keystr(path)
     )
-  assert moved > 100
+  assert moved > num_arrays
 
 
-def test_first_step_counts_and_starts_at_rate_zero(one_device):
-  state, outputs = one_device['lars']
+def test_first_step_counts_and_starts_at_rate_zero():
+  state, outputs = take_steps(1, 'norm', 'lars')
   assert state.step == 3
   rates = [float(o.metrics['learning_rate']) for o in outputs]
   assert rates[0] == 0 and rates[1] > 0
@@ -188,7 +194,7 @@ def test_the_image_collective_test_can_fail(monkeypatch):
     return jax.sharding.reshard(merged, jax.P('data'))
 
   monkeypatch.setattr(simclr, 'merge_views', concatenate_views)
-  run = make_run(8, make_config(LARGE_SIZE))
+  run = with_tiny_model(make_run(8, make_config(LARGE_SIZE)))
   shape = (BATCH, 2, LARGE_SIZE, LARGE_SIZE, 3)
   found = largest_collective(compiled_text(run, shape))
   assert found >= int(np.prod(shape)) // 8
@@ -202,6 +208,6 @@ def test_forgotten_gather_is_a_trace_error(monkeypatch):
   monkeypatch.setattr(
     simclr.losses, 'nt_xent', lambda z, keys, **kw: real(z, z, **kw)
   )
-  run = make_run(2)
+  run = with_tiny_model(make_run(2))
   with pytest.raises(Exception, match='(?i)shard'):
     compiled_text(run, (BATCH, 2, SIZE, SIZE, 3))

@@ -17,6 +17,7 @@ from simclr_jax.training import loop
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import reporter as reporter_lib
 from simclr_jax.training import run as run_lib
+from tests.tiny_model import with_tiny_model
 
 BATCH, SIZE = 16, 16
 
@@ -130,13 +131,10 @@ def test_a_step_is_dispatched_before_the_last_one_is_fetched(
     config_lib.Config(),
     data={'source': 'digits', 'image_size': 8},
     augment={'blur_prob': 0.0},
-    model={
-      'depth': 18, 'width': 0.0625, 'head': 'linear', 'head_norm': 'none'
-    },
     train={'batch_size': 16, 'duration': '6 steps', 'log_every': '1 steps'},
     optim={'warmup': '0 steps'},
-  )  # fmt: skip
-  run = run_lib.make_run(config)
+  )
+  run = with_tiny_model(run_lib.make_run(config))
   events: list[tuple[str, int]] = []
   report, make_step = reporter_lib.Reporter._report, run_lib.Run.train_step
 
