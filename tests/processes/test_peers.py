@@ -22,9 +22,7 @@ class Group:
   def __init__(self, timeout):
     self.lost = [queue.Queue() for _ in NAMES]
     self.codes = {}
-    self.hub = peers.Hub(
-      token=TOKEN, timeout=timeout, on_lost=self.hear_in(0)
-    )
+    self.hub = peers.Hub(token=TOKEN, timeout=timeout, on_lost=self.hear_in(0))
     self.hub.accept(NAMES)
     self.spokes = {k: self.join(k, timeout) for k in (1, 2)}
 
