@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from importlib import metadata
 import json
+import math
 import pathlib
 import shlex
 import sys
@@ -55,6 +56,30 @@ _NUM_EXAMPLES = flags.DEFINE_integer(
 _NUM_CLASSES = flags.DEFINE_integer(
   'num_classes', -1, 'Of its labels; -1 finds out, 0 is none.'
 )
+
+
+def check_flags() -> None:
+  """Raises before minutes of work that nobody could use.
+
+  Raises:
+    ValueError: If a number makes no sense, or --out cannot be a file.
+  """
+  if _NUM_EXAMPLES.value < 0:
+    raise ValueError(
+      f'--num_examples={_NUM_EXAMPLES.value}: how many there are, or 0 to find '
+      'out'
+    )
+  for flag in (_COMPILE_TIMEOUT, _INPUT_SECONDS):
+    if not 0 < flag.value < math.inf:  # Not a number is neither.
+      raise ValueError(f'--{flag.name}={flag.value}: seconds, more than 0')
+  if _OUT.value is None:
+    return
+  out = pathlib.Path(_OUT.value)
+  if out.is_dir():
+    raise ValueError(f'--out={out} is a folder; name a file')
+  there = next(p for p in (out, *out.parents) if p.exists())
+  if there != out and not there.is_dir():
+    raise ValueError(f'--out={out}: {there} is a file, not a folder')
 
 
 def run(config: config_lib.Config, topology: str) -> planner.Plan:
@@ -110,6 +135,7 @@ def main(argv: list[str]) -> int:
   try:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
+    check_flags()
     config = config_lib.from_config_dict(_CONFIG.value)
     # This process only counts; what compiles is another.
     jax.config.update('jax_platforms', 'cpu')

@@ -30,6 +30,7 @@ from simclr_jax.training import manifest as manifest_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import steps as steps_lib
 from simclr_jax.training import storage
+from simclr_jax.training.settled_reads import settled_reads
 
 PyTree = Any
 T = TypeVar('T')
@@ -433,12 +434,13 @@ class Checkpointer:
     manifest_lib.check_match(
       saved, manifest_lib.describe(targets), where=f'checkpoint {path}'
     )
-    items = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(manifest_lib.nest(targets))
-      ),
-    )
+    with settled_reads():
+      items = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(manifest_lib.nest(targets))
+        ),
+      )
     flat = manifest_lib.flatten(items['state'])
     manifest_lib.check_digests(saved, flat)
     return {name: flat[name] for name in targets}, passport
@@ -514,6 +516,13 @@ def load_encoder(
     return _read_encoder(folder / str(number), number)
 
   return _load(path, step, read)
+
+
+def steps_to_load(path: epath.PathLike) -> list[int]:
+  """What `load_encoder` and `load_state` would try at `path`; no collective."""
+  folder, step = _locate(path, None)
+  steps = steps_lib.steps_in(folder)
+  return [number for number in steps if step in (None, number)]
 
 
 def _load(
@@ -641,7 +650,7 @@ def _read_arrays(
       for name, entry in saved.items()
     }
   )
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  with settled_reads(), ocp.PyTreeCheckpointer() as checkpointer:
     arrays = checkpointer.restore(
       path / item,
       args=ocp.args.PyTreeRestore(
