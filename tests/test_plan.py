@@ -153,13 +153,6 @@ def test_command(tmp_path):
   assert result['resolved']['num_examples'] == 50_000
 
 
-def test_command_refuses_in_one_line():
-  run = call('--config=configs/smoke.py', '--topology=v5:1x1')
-  assert run.returncode == 2
-  (line,) = [x for x in run.stderr.splitlines() if x.startswith('error')]
-  assert "mean 'v5p'" in line and 'Traceback' not in run.stderr
-
-
 def test_says_how_to_get_the_tpu_compiler(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ValueError, match=r'simclr_jax\[tpu-compile\].*--quick'):

@@ -167,8 +167,8 @@ def make_network(
   broken = [p for p, a in arrays.items() if not np.isfinite(a).all()]
   if broken:
     raise ValueError(
-      f'{broken[0]} of {loaded.path} is not finite (and {len(broken) - 1} other '
-      'arrays): the run has diverged; choose an older --step'
+      f'{broken[0]} of {loaded.path} is not finite, nor are {len(broken) - 1} '
+      'other arrays: the run has diverged; choose an older --step'
     )
   return Network(
     arrays=arrays,

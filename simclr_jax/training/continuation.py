@@ -78,7 +78,7 @@ def continue_from(run: Run, path: str) -> Continued:
   with processes.together():
     steps = checkpoint_lib.steps_to_load(path)
   processes.check_same(
-    {f'checkpoints in {path}': steps},
+    {'checkpoints of --continue_from': steps},
     consequence='they would start from different states; --continue_from has '
     'to name a folder that all of them see',
   )

@@ -25,7 +25,7 @@ def _out_below_file(folder: pathlib.Path) -> list[str]:
 
 
 ROWS = [
-  Row('plan for v9', 'plan', _plan(topology='v9:4x4'), "'v9'.* known"),
+  Row('plan for v5', 'plan', _plan(topology='v5:4x4'), "mean 'v5p'"),
   Row('plan for nothing', 'plan', _plan(topology=''), 'is neither'),
   Row('plan without chips', 'plan', _plan(topology='h200'), 'is neither'),
   Row('plan for 0 chips', 'plan', _plan(topology='v5e:0x4'), 'has no chips'),
