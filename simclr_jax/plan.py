@@ -28,6 +28,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import console, flag_errors
 from simclr_jax.planning import planner, table
 from simclr_jax.planning import split as split_lib
+from simclr_jax.planning.plan import Plan
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -82,7 +83,7 @@ def check_flags() -> None:
     raise ValueError(f'--out={out}: {there} is a file, not a folder')
 
 
-def run(config: config_lib.Config, topology: str) -> planner.Plan:
+def run(config: config_lib.Config, topology: str) -> Plan:
   """Makes the plan that the flags ask for.
 
   Raises:
@@ -105,7 +106,7 @@ def run(config: config_lib.Config, topology: str) -> planner.Plan:
   )
 
 
-def write(plan: planner.Plan, path: str) -> None:
+def write(plan: Plan, path: str) -> None:
   """The plan as JSON, with what made it."""
   result: dict[str, Any] = {
     'command': shlex.join(['python', '-m', 'simclr_jax.plan', *sys.argv[1:]]),

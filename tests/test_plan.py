@@ -14,6 +14,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.planning import compiling, planner, table, topology
+from simclr_jax.planning import plan as plan_lib
 from simclr_jax.planning import split as split_lib
 from tests import small_run
 
@@ -50,7 +51,7 @@ def test_traced_plan_adds_up(too_large):
   assert least.hours == pytest.approx(9 * plan.roofline.floor / 3600)
   assert twice.chip_hours == pytest.approx(2 * least.hours)
   assert plan.disk.checkpoints == 3
-  assert planner.needed_input(plan) == pytest.approx(
+  assert plan_lib.needed_input(plan) == pytest.approx(
     2**20 / plan.roofline.floor
   )
 

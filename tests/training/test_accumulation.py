@@ -311,12 +311,12 @@ def test_whoever_makes_the_views():
         'source': 'digits', 'image_size': 8, 'loader': 'opencv',
         'augment_on': augment_on,
       },
-      augment={'blur_prob': 0.0},
+      augment={'blur_prob': 0.0, 'jitter_prob': 0.0, 'gray_prob': 0.0},
       optim={'warmup': '0 steps'},
       train={'batch_size': BATCH, 'duration': '2 steps', 'micro_batches': 2},
     )  # fmt: skip
     with jax.enable_x64(False):
-      run = run_lib.make_run(config)
+      run = run_lib.make_run(config, mesh=mesh_lib.make_mesh(jax.devices()[:2]))
       model = TinyModel('norm', jnp.float32, num_classes=10)
       run = dataclasses.replace(run, model=model)
       with jax.set_mesh(run.mesh):
