@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 import contextlib
+import sys
 import threading
 
 # Longest wait for reads that go on after one has failed: a storage that hangs
@@ -26,7 +27,7 @@ class _SettlingLoop(asyncio.SelectorEventLoop):
 
   def close(self) -> None:
     """As every loop, once its tasks have ended or a minute has passed."""
-    if not (self.is_closed() or self.is_running()):
+    if not (self.is_closed() or self.is_running() or _is_interrupted()):
       pending = asyncio.all_tasks(self)
       if pending:
         done, _ = self.run_until_complete(
@@ -36,6 +37,11 @@ class _SettlingLoop(asyncio.SelectorEventLoop):
           if not task.cancelled():
             task.exception()  # Seen: the first failure is what is raised.
     super().close()
+
+
+def _is_interrupted() -> bool:
+  """Whether a Ctrl-C is on its way up: nobody waits any more."""
+  return isinstance(sys.exception(), (KeyboardInterrupt, SystemExit))
 
 
 class _SettlingPolicy(asyncio.DefaultEventLoopPolicy):
