@@ -73,6 +73,7 @@ ROWS = [
     '--compile_timeout=-1',
   ),
   Row('plan into a folder', 'plan', _out_is_folder, 'is a folder'),
+  Row('plan into a bucket', 'plan', _plan('--out=gs://b/p.json'), 'a local'),
   Row('plan below a file', 'plan', _out_below_file, 'not a folder|Not a dir'),
   Row(
     'plan where nobody can write',
