@@ -332,19 +332,21 @@ class Checkpointer:
   ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """(arrays by name, in the order of `targets`; passport) of one step."""
     path = self._directory / str(step)
-    passport, manifest = _read_json_items(path)
-    saved = manifest['arrays']['state']
-    manifest_lib.check_match(
-      saved, manifest_lib.describe(targets), where=f'checkpoint {path}'
-    )
-    with settled_reads():
-      items = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(manifest_lib.nest(targets))
-        ),
+    with steps_lib.in_all_processes():
+      passport, manifest = _read_json_items(path)
+      saved = manifest['arrays']['state']
+      manifest_lib.check_match(
+        saved, manifest_lib.describe(targets), where=f'checkpoint {path}'
       )
-    flat = manifest_lib.flatten(items['state'])
+    # Each reads only what its devices hold; the digests are of whole arrays.
+    # By the handler: the manager has barriers, in which those would wait that
+    # can read their part.
+    with steps_lib.in_all_processes(), settled_reads():
+      state = ocp.StandardCheckpointHandler().restore(
+        path / 'state',
+        args=ocp.args.StandardRestore(manifest_lib.nest(targets)),
+      )
+    flat = manifest_lib.flatten(state)
     manifest_lib.check_digests(saved, flat)
     return {name: flat[name] for name in targets}, passport
 
@@ -504,8 +506,8 @@ def _read_arrays(
       for name, entry in saved.items()
     }
   )
-  with settled_reads(), ocp.PyTreeCheckpointer() as checkpointer:
-    arrays = checkpointer.restore(
+  with settled_reads():
+    arrays = ocp.PyTreeCheckpointHandler().restore(
       path / item,
       args=ocp.args.PyTreeRestore(
         item=targets,
