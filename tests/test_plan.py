@@ -77,7 +77,9 @@ def test_plan_is_json(too_large):
   assert config_lib.from_config_dict(read['config']) == HUGE
 
 
-def test_compiled_for_the_devices_here():
+def test_compiled_for_the_devices_here(monkeypatch):
+  # The program is not run, so it need not be fast.
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   plan = planner.make_plan(
     CONFIG,
     'local',

@@ -10,10 +10,17 @@ import time
 
 import pytest
 
-from simclr_jax.processes import addresses, peers
+from simclr_jax.processes import addresses, line, peers
 
 NAMES = ['process 0', 'process 1', 'process 2']
 TOKEN = 'secret'
+
+
+@pytest.fixture(autouse=True)
+def _short_goodbyes(monkeypatch):
+  """These spokes do not end when they are told to."""
+  for module in (line, peers):
+    monkeypatch.setattr(module, 'GOODBYE_SECONDS', 0.5)
 
 
 class Group:
