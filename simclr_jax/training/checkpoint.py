@@ -341,8 +341,12 @@ class Checkpointer:
     # Each reads only what its devices hold; the digests are of whole arrays.
     # By the handler: the manager has barriers, in which those would wait that
     # can read their part.
-    with steps_lib.in_all_processes(), settled_reads():
-      state = ocp.StandardCheckpointHandler().restore(
+    with (
+      steps_lib.in_all_processes(),
+      settled_reads(),
+      contextlib.closing(ocp.StandardCheckpointHandler()) as handler,
+    ):
+      state = handler.restore(
         path / 'state',
         args=ocp.args.StandardRestore(manifest_lib.nest(targets)),
       )
@@ -506,8 +510,11 @@ def _read_arrays(
       for name, entry in saved.items()
     }
   )
-  with settled_reads():
-    arrays = ocp.PyTreeCheckpointHandler().restore(
+  with (
+    settled_reads(),
+    contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler,
+  ):
+    arrays = handler.restore(
       path / item,
       args=ocp.args.PyTreeRestore(
         item=targets,
