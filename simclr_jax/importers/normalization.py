@@ -56,7 +56,7 @@ def stated(
 
 def _as_described(described: Mapping[str, Any]) -> dict[str, Any]:
   known = described.get('preprocessing')
-  found = {'mean': None, 'std': None, 'pad': 0}
+  found: dict[str, Any] = {'mean': None, 'std': None, 'pad': 0}
   if isinstance(known, Mapping):
     found |= {key: known[key] for key in found if key in known}
   mean, std, pad = (found[key] for key in ('mean', 'std', 'pad'))

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 
 from simclr_jax import config as config_lib
-from simclr_jax.planning import machine_rules, recipe_rules
-from simclr_jax.planning.rule import Facts, Rule
+from simclr_jax.planning import machine_rules, recipe_rules, rule
 
-_RULES: dict[str, Rule] = {**recipe_rules.RULES, **machine_rules.RULES}
+Facts = rule.Facts
+_RULES: dict[str, rule.Rule] = {**recipe_rules.RULES, **machine_rules.RULES}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,11 +25,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from simclr_jax import processes
 from simclr_jax.config import CheckpointConfig
 from simclr_jax.training import choice, storage
+from simclr_jax.training import loaded as loaded_lib
 from simclr_jax.training import manifest as manifest_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import place as place_lib
 from simclr_jax.training import steps as steps_lib
-from simclr_jax.training.loaded import LoadedEncoder, LoadedState, Restored
 from simclr_jax.training.settled_reads import settled_reads
 
 PyTree = Any
@@ -40,6 +40,9 @@ _MOST_ERRORS = 10
 CheckpointMismatch = manifest_lib.CheckpointMismatch
 DamagedCheckpoint = steps_lib.DamagedCheckpoint
 SaveFailed = storage.SaveFailed
+Restored = loaded_lib.Restored
+LoadedEncoder = loaded_lib.LoadedEncoder
+LoadedState = loaded_lib.LoadedState
 FINISHED = steps_lib.FINISHED
 FOLDER = steps_lib.FOLDER
 fingerprint = manifest_lib.fingerprint
