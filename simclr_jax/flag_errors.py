@@ -22,7 +22,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import console
 
 _CONFIG = 'config'
-_PATHS = ('workdir', 'checkpoint', 'out')
+_PATHS = ('workdir', 'checkpoint', 'out', 'source', 'continue_from')
 
 
 def parse(argv: Sequence[str]) -> list[str]:

@@ -15,8 +15,8 @@ Exit codes:
   69  another process was lost (--peer_timeout), did not come (--init_timeout),
       or a step did not end (--stall_timeout): the same command continues
   75  stopped by a signal after saving: the same command continues
-A second signal ends with 128 + its number. `--verbosity=1` shows where an error
-happened.
+A second signal ends with 128 + its number. Where one process fails for itself,
+the others end with its 1 or 2. `--verbosity=1` shows where an error happened.
 """
 
 from __future__ import annotations

@@ -61,9 +61,10 @@ def run(
 ) -> int:
   """Joins the processes that the flags or the environment tell of, and runs.
 
-  A process that fails alone tells the others, which end with
-  console.EXIT_PEER_LOST. It does not return then: exit handlers of the runtime
-  would wait for the others.
+  A process that fails alone tells the others, which end with its exit code: a
+  launcher that sees console.EXIT_PEER_LOST would start a command again that
+  fails again. It does not return then: exit handlers of the runtime would wait
+  for the others.
 
   Args:
     body: The command; its exit code.
@@ -78,7 +79,8 @@ def run(
   except processes.NotStarted as error:
     return console.fail(error, code=console.EXIT_PEER_LOST)
   try:
-    _check_versions()
+    if not session.is_single:
+      _check_versions()
     code = body()
   except processes.AgreedFailure as error:
     code = _say_agreed(error)
@@ -100,9 +102,17 @@ def run(
   return code
 
 
-def end(why: str) -> NoReturn:
-  """Ends this process because the run cannot go on; from any thread."""
+def end(why: str, code: int | None = None) -> NoReturn:
+  """Ends this process because the run cannot go on; from any thread.
+
+  Args:
+    why: For people.
+    code: Of the process that failed; None where one was lost.
+  """
   with _leaving:
+    if code is not None:
+      console.say(why)
+      _exit(code)
     console.say(
       f'{why}. The same command continues from the newest checkpoint, if there '
       'is one'
@@ -140,12 +150,19 @@ def _check_versions() -> None:
     processes.AgreedFailure: In every process.
   """
   versions = {'simclr_jax': simclr_jax.__version__}
-  versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+  versions |= {name: _version(name) for name in _PACKAGES}
   processes.check_same(
     versions,
     consequence='they would compute other programs, or wait for each other for '
     'ever; install the same packages on every host',
   )
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return 'unknown'  # Vendored, or its metadata cannot be read.
 
 
 def _on_tpu_vm() -> bool:
@@ -178,8 +195,14 @@ def _leave_alone(
       code = code or console.EXIT_FAILED
     elif isinstance(error, Exception):
       code = console.fail(error, code=code)
-    session.fail(_first_line(error))
+    session.fail(_first_line(error), code=_final(code))
     _exit(code)
+
+
+def _final(code: int) -> int | None:
+  """An exit code after which the same command would fail again, else None."""
+  final = (console.EXIT_FAILED, console.EXIT_WRONG_INPUT)
+  return code if code in final else None
 
 
 def _first_line(error: BaseException) -> str:

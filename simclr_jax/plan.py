@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from importlib import metadata
 import json
+import math
 import pathlib
 import shlex
 import sys
@@ -27,6 +28,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import console, flag_errors
 from simclr_jax.planning import planner, table
 from simclr_jax.planning import split as split_lib
+from simclr_jax.planning.plan import Plan
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -57,7 +59,33 @@ _NUM_CLASSES = flags.DEFINE_integer(
 )
 
 
-def run(config: config_lib.Config, topology: str) -> planner.Plan:
+def check_flags() -> None:
+  """Raises before minutes of work that nobody could use.
+
+  Raises:
+    ValueError: If a number makes no sense, or --out cannot be a file.
+  """
+  if _NUM_EXAMPLES.value < 0:
+    raise ValueError(
+      f'--num_examples={_NUM_EXAMPLES.value}: how many there are, or 0 to find '
+      'out'
+    )
+  for flag in (_COMPILE_TIMEOUT, _INPUT_SECONDS):
+    if not 0 < flag.value < math.inf:  # Not a number is neither.
+      raise ValueError(f'--{flag.name}={flag.value}: seconds, more than 0')
+  if _OUT.value is None:
+    return
+  out = pathlib.Path(_OUT.value)
+  if '://' in _OUT.value:
+    raise ValueError(f'--out={_OUT.value}: a local file is wanted')
+  if out.is_dir():
+    raise ValueError(f'--out={out} is a folder; name a file')
+  there = next(p for p in (out, *out.parents) if p.exists())
+  if there != out and not there.is_dir():
+    raise ValueError(f'--out={out}: {there} is a file, not a folder')
+
+
+def run(config: config_lib.Config, topology: str) -> Plan:
   """Makes the plan that the flags ask for.
 
   Raises:
@@ -80,7 +108,7 @@ def run(config: config_lib.Config, topology: str) -> planner.Plan:
   )
 
 
-def write(plan: planner.Plan, path: str) -> None:
+def write(plan: Plan, path: str) -> None:
   """The plan as JSON, with what made it."""
   result: dict[str, Any] = {
     'command': shlex.join(['python', '-m', 'simclr_jax.plan', *sys.argv[1:]]),
@@ -110,6 +138,7 @@ def main(argv: list[str]) -> int:
   try:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
+    check_flags()
     config = config_lib.from_config_dict(_CONFIG.value)
     # This process only counts; what compiles is another.
     jax.config.update('jax_platforms', 'cpu')

@@ -21,9 +21,12 @@ from tests.bad_inputs import (
   arrays,
   checkpoints,
   configs,
+  exports,
   images,
+  imports,
   parquets,
   paths,
+  plans,
 )
 from tests.bad_inputs.row import RUN, Row
 
@@ -34,6 +37,9 @@ ROWS: list[Row] = [
   *parquets.ROWS,
   *arrays.ROWS,
   *checkpoints.ROWS,
+  *plans.ROWS,
+  *exports.ROWS,
+  *imports.ROWS,
 ]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.
 
@@ -67,6 +73,9 @@ def test_there_are_many_and_each_has_its_name():
     'knn',
     'report',
     'prepare',
+    'plan',
+    'export',
+    'import_checkpoint',
   }
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.planning import compiling, planner, table, topology
+from simclr_jax.planning import plan as plan_lib
 from simclr_jax.planning import split as split_lib
 from tests import small_run
 
@@ -50,7 +51,7 @@ def test_traced_plan_adds_up(too_large):
   assert least.hours == pytest.approx(9 * plan.roofline.floor / 3600)
   assert twice.chip_hours == pytest.approx(2 * least.hours)
   assert plan.disk.checkpoints == 3
-  assert planner.needed_input(plan) == pytest.approx(
+  assert plan_lib.needed_input(plan) == pytest.approx(
     2**20 / plan.roofline.floor
   )
 
@@ -76,7 +77,9 @@ def test_plan_is_json(too_large):
   assert config_lib.from_config_dict(read['config']) == HUGE
 
 
-def test_compiled_for_the_devices_here():
+def test_compiled_for_the_devices_here(monkeypatch):
+  # The program is not run, so it need not be fast.
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   plan = planner.make_plan(
     CONFIG,
     'local',
@@ -151,13 +154,6 @@ def test_command(tmp_path):
   result = json.loads(out.read_text())
   assert result['command'].startswith('python -m simclr_jax.plan --config=')
   assert result['resolved']['num_examples'] == 50_000
-
-
-def test_command_refuses_in_one_line():
-  run = call('--config=configs/smoke.py', '--topology=v5:1x1')
-  assert run.returncode == 2
-  (line,) = [x for x in run.stderr.splitlines() if x.startswith('error')]
-  assert "mean 'v5p'" in line and 'Traceback' not in run.stderr
 
 
 def test_says_how_to_get_the_tpu_compiler(monkeypatch):

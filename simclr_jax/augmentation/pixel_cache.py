@@ -10,7 +10,7 @@ for a moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import concurrent.futures
 import dataclasses
 import functools
@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import processes
 from simclr_jax.augmentation import canvas as canvas_lib
 from simclr_jax.augmentation import device_memory
 from simclr_jax.data.plan import Plan
@@ -107,8 +108,14 @@ def build_cache(
     ValueError: If the pixels do not fit on the devices (before anything else is
       read), if sizes differ though `canvas_size` is 0, or if an example cannot
       be read; it is named.
+    processes.AgreedFailure: The same, with several processes, in all of them.
   """
-  canvas = canvas_lib.choose_canvas(source, data.canvas_size)
+  with processes.together():
+    canvas = canvas_lib.choose_canvas(source, data.canvas_size)
+  processes.check_same(
+    {'size of the pictures': [canvas.height, canvas.width]},
+    consequence='they would keep other pictures; give all the same data',
+  )
   n = source.num_examples
   placement = device_memory.choose_placement(
     data.device_cache,
@@ -123,14 +130,8 @@ def build_cache(
 
   loader = _Loader(source, canvas, num_threads=data.num_workers)
   ranges = _local_ranges(sharding, shape)
-  progress = Progress(
-    'Cached', sum(min(stop, n) - min(start, n) for start, stop in ranges)
-  )
-  arrays = [
-    array
-    for (start, stop), devices in ranges.items()
-    for array in loader.load(start, stop, devices=devices, progress=progress)
-  ]
+  with processes.together():
+    arrays = _fill(loader, ranges, num_examples=n)
   if sharded:
     loader.share()
   return PixelCache(
@@ -143,6 +144,24 @@ def build_cache(
     sizes=loader.table[:, :2],
     labels=loader.table[:, 2],
   )
+
+
+def _fill(
+  loader: _Loader,
+  ranges: Mapping[tuple[int, int], list[jax.Device]],
+  *,
+  num_examples: int,
+) -> list[jax.Array]:
+  """What the devices of this process keep; an array for each."""
+  progress = Progress(
+    'Cached',
+    sum(min(b, num_examples) - min(a, num_examples) for a, b in ranges),
+  )
+  return [
+    array
+    for (start, stop), devices in ranges.items()
+    for array in loader.load(start, stop, devices=devices, progress=progress)
+  ]
 
 
 def index_batches(plan: Plan, cache: PixelCache) -> Iterator[Batch]:

@@ -151,7 +151,7 @@ def _make_stream(maker: _Maker, data: config_lib.DataConfig) -> Iterator[Batch]:
   rows = maker.plan.rows
   if not data.num_workers:
     cv2.setNumThreads(1)  # also where somebody has changed it since
-    return _batches(maker, maker, threads=_num_cores(), data=data)
+    return _batches(maker, maker, threads=num_cores(), data=data)
   chunk = _chunk_size(rows, data.num_workers)
   workers = worker_pool.WorkerPool(maker, maker.columns(), max_rows=chunk)
   return _batches(
@@ -159,7 +159,7 @@ def _make_stream(maker: _Maker, data: config_lib.DataConfig) -> Iterator[Batch]:
   )
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
   """Cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from simclr_jax.exporters.network import (
 from simclr_jax.training import checkpoint
 
 THRESHOLD = 1e-5
+_SPDX = re.compile(r'[A-Za-z0-9][A-Za-z0-9.+-]{0,63}')
 
 
 class ExportDiffers(ValueError):
@@ -71,6 +73,13 @@ def export(
   """
   exporter = exporters.find_exporter(name)
   options = options or Options()
+  if ':/' in str(out):  # Of a bucket, a path has lost the second slash.
+    raise ValueError(f'--out={out}: a local folder is wanted; copy it then')
+  if options.license and not _SPDX.fullmatch(options.license):
+    raise ValueError(
+      f'--weights_license={options.license!r} is no SPDX identifier, such as '
+      'Apache-2.0 or CC-BY-4.0'
+    )
   out = pathlib.Path(os.path.abspath(out))
   if out.exists() or out.is_symlink():
     raise ValueError(f'--out={out} exists; a new folder is wanted')

@@ -164,6 +164,12 @@ def make_network(
   wrong = [p for p, a in arrays.items() if a.dtype != np.float32]
   if wrong:
     raise ValueError(f'{wrong[0]} is {arrays[wrong[0]].dtype}, not float32')
+  broken = [p for p, a in arrays.items() if not np.isfinite(a).all()]
+  if broken:
+    raise ValueError(
+      f'{broken[0]} of {loaded.path} is not finite, nor are {len(broken) - 1} '
+      'other arrays: the run has diverged; choose an older --step'
+    )
   return Network(
     arrays=arrays,
     config=config,

@@ -76,6 +76,8 @@ def import_checkpoint(
     raise ValueError(
       f"--allow_missing={unknown[0]}: only 'head' may be missing"
     )
+  if ':/' in str(out):  # Of a bucket, a path has lost the second slash.
+    raise ValueError(f'--out={out}: a local folder is wanted; copy it then')
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise ValueError(f'--out={out} exists; a new workdir is wanted')
   described = _described(source, name)
@@ -123,7 +125,12 @@ def _described(source: pathlib.Path, name: str) -> dict[str, Any]:
   path = (source if source.is_dir() else source.parent) / own.DESCRIPTION
   if not path.is_file():
     return {}
-  described: dict[str, Any] = json.loads(path.read_text())
+  try:
+    described = json.loads(path.read_text())
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is no JSON: {error}') from error
+  if not isinstance(described, dict):
+    raise ValueError(f'{path} holds no JSON object: {str(described)[:80]!r}')
   return described
 
 

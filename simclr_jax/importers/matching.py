@@ -20,7 +20,8 @@ class Match:
     loaded: {our path: name in the file}.
     missing: Names that the network wants and the file has not.
     unexpected: Arrays of the file that the network has no place for.
-    misshapen: Sentences about arrays of another shape or type.
+    misshapen: Sentences about arrays of another shape or type, or with numbers
+      that are not finite.
     left_out: Why arrays were not looked at -> their names (optimizer slots).
     num_values: Numbers in the loaded arrays.
   """
@@ -85,6 +86,8 @@ def match(
       )
     elif array.dtype != np.float32:
       misshapen.append(f'{names[path]} is {array.dtype}, float32 is wanted')
+    elif not np.isfinite(array).all():
+      misshapen.append(f'{names[path]} holds NaN or infinity')
     else:
       loaded[path] = names[path]
   return Match(

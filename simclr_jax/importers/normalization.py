@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from simclr_jax.importers.format import Format
@@ -30,10 +31,7 @@ def stated(
   if described:
     if normalize:
       raise ValueError('--normalize: the export says it itself (export.json)')
-    known = described['preprocessing']
-    return {key: known.get(key) for key in ('mean', 'std')} | {
-      'pad': known.get('pad', 0)
-    }
+    return _as_described(described)
   if chosen.takes_unit_range:
     if normalize not in ('', 'none'):
       raise ValueError(
@@ -56,6 +54,28 @@ def stated(
   return {'mean': list(mean_std[0]), 'std': list(mean_std[1])}
 
 
+def _as_described(described: Mapping[str, Any]) -> dict[str, Any]:
+  known = described.get('preprocessing')
+  found: dict[str, Any] = {'mean': None, 'std': None, 'pad': 0}
+  if isinstance(known, Mapping):
+    found |= {key: known[key] for key in found if key in known}
+  mean, std, pad = (found[key] for key in ('mean', 'std', 'pad'))
+  good = isinstance(known, Mapping) and type(pad) is int and pad >= 0
+  if good and (mean, std) != (None, None):
+    good = all(
+      isinstance(part, list)
+      and len(part) == 3
+      and all(isinstance(x, (int, float)) and math.isfinite(x) for x in part)
+      for part in (mean, std)
+    ) and all(x > 0 for x in std)
+  if not good:
+    raise ValueError(
+      'export.json: preprocessing must hold mean and std (both none, or three '
+      f'numbers each) and pad, and is {str(known)[:99]}'
+    )
+  return found
+
+
 def _numbers(normalize: str) -> tuple[tuple[float, ...], ...]:
   if normalize == 'none':
     return ()
@@ -66,6 +86,7 @@ def _numbers(normalize: str) -> tuple[tuple[float, ...], ...]:
   except ValueError:
     halves = ()
   good = len(halves) == 2 and all(len(half) == 3 for half in halves)
+  good = good and all(math.isfinite(v) for v in halves[0])
   if not good or not all(0 < s < 10 for s in halves[1]):
     raise ValueError(
       f'--normalize={normalize}: wanted is {", ".join(_NORMALIZATIONS)} or '

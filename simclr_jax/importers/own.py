@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
-import zipfile
-
-import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import models
+from simclr_jax.data.sources import arrays_layout
 from simclr_jax.importers import state_dict
 from simclr_jax.importers.format import (
   Arrays,
@@ -27,11 +26,7 @@ def read_npz(source: pathlib.Path, prefix: str) -> Contents:
   """The arrays of `source` (or of the model.npz in it)."""
   path = source / 'model.npz' if source.is_dir() else source
   _no_prefix(prefix)
-  try:
-    with np.load(path, allow_pickle=False) as found:
-      return Contents(arrays=dict(found))
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{path} is no readable .npz file: {error}') from error
+  return Contents(arrays=arrays_layout.load_npz(os.fspath(path)))
 
 
 def read_safetensors(source: pathlib.Path, prefix: str) -> Contents:

@@ -103,8 +103,13 @@ def compile_simulated(
 def compile_local(
   config: config_lib.Config | None, *, timeout: float, **split: int
 ) -> Answer:
-  """For the devices here; `config` None only asks what there is."""
-  return _ask(config, tpu='', timeout=timeout, environment={}, **split)
+  """For the devices here; `config` None only asks what there is.
+
+  Without the three quarters of each GPU that JAX takes at its start: a run may
+  be training there.
+  """
+  environment = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+  return _ask(config, tpu='', timeout=timeout, environment=environment, **split)
 
 
 def _ask(

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import pipeline
+from simclr_jax.data import opencv_stream, pipeline
 from simclr_jax.data.source import Example, Source
 from simclr_jax.planning.split import PUBLISHED, Split
 
@@ -87,7 +87,7 @@ def measure(
   return InputRate(
     pairs_per_second=count / wall,
     pairs_per_cpu_second=count / max(cpu, 1e-9),
-    cores=len(os.sched_getaffinity(0)),
+    cores=opencv_stream.num_cores(),
     pictures=text,
     seconds=wall,
   )
@@ -152,8 +152,10 @@ def cpu_seconds() -> float:
   """CPU time of this process and its living children."""
   total, tick = 0.0, os.sysconf('SC_CLK_TCK')
   for path in glob.glob('/proc/self/task/*/children'):
-    for child in pathlib.Path(path).read_text().split():
-      fields = pathlib.Path(f'/proc/{child}/stat').read_text()
-      user, system = fields.rpartition(')')[2].split()[11:13]
-      total += (int(user) + int(system)) / tick
+    # Threads and processes may end between two looks.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+      for child in pathlib.Path(path).read_text().split():
+        fields = pathlib.Path(f'/proc/{child}/stat').read_text()
+        user, system = fields.rpartition(')')[2].split()[11:13]
+        total += (int(user) + int(system)) / tick
   return total + time.process_time()

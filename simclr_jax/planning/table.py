@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from simclr_jax.planning import planner
-from simclr_jax.planning.planner import Plan
+from simclr_jax.planning.plan import MULTIPLES, Plan, needed_input
 from simclr_jax.training import progress
 
 Rows = list[tuple[str, str]]
@@ -183,7 +182,7 @@ def _time(plan: Plan) -> Rows:
       f'{1e3 * roofline.memory:.1f} ms, {links}; bound by {roofline.bound}',
     )
   ]
-  for multiple, duration in zip(planner.MULTIPLES, plan.durations, strict=True):
+  for multiple, duration in zip(MULTIPLES, plan.durations, strict=True):
     name = 'the run at it' if multiple == 1 else f'{multiple} times that'
     rows.append(
       (
@@ -206,7 +205,7 @@ def _input(plan: Plan) -> Rows:
   if plan.config.data.augment_on == 'device':
     return [('host', 'sends indices; the devices make the views')]
   rows: Rows = []
-  needed = planner.needed_input(plan)
+  needed = needed_input(plan)
   if needed is not None:
     rows.append(
       (

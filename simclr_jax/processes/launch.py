@@ -239,7 +239,12 @@ def _sees_one_gpu(environ: Mapping[str, str]) -> bool:
 
 
 def _tpu_launch(environ: Mapping[str, str], on_tpu_vm: bool) -> Launch | None:
-  """Of a TPU slice: GKE sets variables, a Cloud TPU VM has its metadata."""
+  """Of a TPU slice: GKE sets variables, a Cloud TPU VM has its metadata.
+
+  Returns:
+    None where neither says anything; a single process where the slice is one
+    host.
+  """
   workers = [
     name
     for name in (
@@ -252,7 +257,8 @@ def _tpu_launch(environ: Mapping[str, str], on_tpu_vm: bool) -> Launch | None:
   slices = _number(environ, 'MEGASCALE_NUM_SLICES') or 1
   if workers:
     if len(workers) * slices == 1:
-      return None
+      # Also in a pod of an indexed Job, of which there is then one.
+      return Launch()
     if _number(environ, 'TPU_WORKER_ID') is None:
       raise ValueError(
         f'the environment names {len(workers)} TPU hosts '

@@ -14,133 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import hmac
-import json
 import socket
 import threading
 import time
 from typing import Any
 
-# Longest wait for others to hear why this process ends, seconds.
-GOODBYE_SECONDS = 3.0
+from simclr_jax.processes import addresses as addresses_lib
+from simclr_jax.processes.line import GOODBYE_SECONDS, Line, Watched
+
 _CONNECT_SECONDS = 5.0
-_LINE = 65_536  # bytes of a message, at most
 
-OnLost = Callable[[str], None]
-
-
-class Line:
-  """Messages over one connection, whole or not at all."""
-
-  def __init__(self, connection: socket.socket):
-    self._connection = connection
-    self._rest = b''
-    self._sending = threading.Lock()
-
-  def send(self, **message: Any) -> bool:
-    """False if the other end is gone."""
-    data = json.dumps(message).encode() + b'\n'
-    try:
-      with self._sending:
-        self._connection.sendall(data)
-    except OSError:
-      return False
-    return True
-
-  def receive(self, timeout: float) -> list[dict[str, Any]] | None:
-    """What has come within `timeout` seconds; None: the other end is gone."""
-    try:
-      self._connection.settimeout(timeout)
-      data = self._connection.recv(_LINE)
-    except TimeoutError:
-      return []
-    except OSError:
-      return None
-    if not data:
-      return None
-    *lines, self._rest = (self._rest + data).split(b'\n')
-    if len(self._rest) > _LINE:
-      return None
-    try:
-      found = [json.loads(line) for line in lines]
-    except ValueError:
-      return None
-    return found if all(isinstance(m, dict) for m in found) else None
-
-  def close(self) -> None:
-    """Lets what was sent arrive: reads until the other end has closed too."""
-    try:
-      self._connection.shutdown(socket.SHUT_WR)
-      deadline = time.monotonic() + GOODBYE_SECONDS
-      while time.monotonic() < deadline and self.receive(0.1) is not None:
-        pass
-    except OSError:
-      pass  # It is gone: nothing more can arrive.
-    self.hang_up()
-
-  def hang_up(self) -> None:
-    """Closes at once."""
-    self._connection.close()
-
-
-class _Watched:
-  """The other end of a line, listened to in a thread of its own."""
-
-  def __init__(
-    self,
-    line: Line,
-    *,
-    name: str,
-    timeout: float,
-    on_message: Callable[[dict[str, Any]], None],
-    on_gone: OnLost,
-  ):
-    self.line = line
-    self._name = name
-    self._timeout = timeout
-    self._on_message = on_message
-    self._on_gone = on_gone
-    # It said goodbye, or this process did: its silence means nothing.
-    self.left = threading.Event()
-    threading.Thread(target=self._listen, daemon=True, name='peers').start()
-
-  def _listen(self) -> None:
-    pause = _pause(self._timeout)
-    silent, before, next_sign = 0.0, time.monotonic(), 0.0
-    while not self.left.is_set():
-      now = time.monotonic()
-      if now >= next_sign:
-        self.line.send(alive=True)
-        next_sign = now + pause
-      messages = self.line.receive(max(next_sign - now, 0.01))
-      if messages is None:
-        break
-      # A pause of this process itself (Ctrl-Z) is not held against the others.
-      now, elapsed = time.monotonic(), time.monotonic() - before
-      before = now
-      silent = 0.0 if messages else silent + min(elapsed, 2 * pause)
-      for message in messages:
-        if 'left' in message:
-          self.left.set()
-          # The other end waits for that before it goes.
-          self.line.hang_up()
-        self._on_message(message)
-      if silent > self._timeout:
-        self._on_gone(
-          f'{self._name} has given no sign of life for {self._timeout:g} s '
-          '(--peer_timeout): it hangs, was stopped, or the network between is '
-          'broken'
-        )
-        return
-    if not self.left.is_set():
-      self._on_gone(
-        f'{self._name} ended without a word (killed, out of memory, or its '
-        'host is gone)'
-      )
-
-
-def _pause(timeout: float) -> float:
-  """Seconds between two signs of life."""
-  return min(1.0, timeout / 5)
+# (why the run cannot go on, exit code of the process that failed; None where
+# it was lost).
+OnLost = Callable[[str, int | None], None]
 
 
 class Hub:
@@ -158,10 +44,10 @@ class Hub:
     self._timeout = timeout
     self._on_lost = on_lost
     self._names: Sequence[str] = ()
-    self._spokes: dict[int, _Watched] = {}
+    self._spokes: dict[int, Watched] = {}
     self._lock = threading.Lock()
     self._ended = False
-    self._listener = _listen_anywhere()
+    self._listener = addresses_lib.listen_anywhere()
     self.port: int = self._listener.getsockname()[1]
 
   def accept(self, names: Sequence[str]) -> None:
@@ -194,7 +80,7 @@ class Hub:
     with self._lock:
       # Within the lock: who is welcome is told what befalls another.
       line.send(welcome=True)
-      self._spokes[process] = _Watched(
+      self._spokes[process] = Watched(
         line,
         name=self._names[process],
         timeout=self._timeout,
@@ -204,13 +90,14 @@ class Hub:
 
   def _hear(self, process: int, message: dict[str, Any]) -> None:
     if 'failed' in message:
-      self._lost(process, f'{self._names[process]} failed: {message["failed"]}')
+      why = f'{self._names[process]} failed: {message["failed"]}'
+      self._lost(process, why, code=_code(message))
 
-  def _lost(self, process: int, why: str) -> None:
-    if self._tell(why, besides=process):
-      self._on_lost(why)
+  def _lost(self, process: int, why: str, code: int | None = None) -> None:
+    if self._tell(why, code=code, besides=process):
+      self._on_lost(why, code)
 
-  def _tell(self, why: str, *, besides: int = 0) -> bool:
+  def _tell(self, why: str, *, code: int | None, besides: int = 0) -> bool:
     """To all who are still there; returns when they have left.
 
     False if they were told something before: this process is ending.
@@ -222,23 +109,15 @@ class Hub:
       spokes = {k: s for k, s in self._spokes.items() if k != besides}
     for spoke in spokes.values():
       spoke.left.set()
-      spoke.line.send(lost=why)
+      spoke.line.send(lost=why, code=code)
     # This process holds the runtime's service: if it were the first to go, the
     # runtime would abort the others before they have read the message.
-    closing = [
-      threading.Thread(target=spoke.line.close, daemon=True)
-      for spoke in spokes.values()
-    ]
-    for thread in closing:
-      thread.start()
-    deadline = time.monotonic() + GOODBYE_SECONDS
-    for thread in closing:
-      thread.join(max(0.0, deadline - time.monotonic()))
+    _close_all(list(spokes.values()))
     return True
 
-  def fail(self, text: str) -> None:
-    """Tells all others what failed in this process."""
-    if not self._tell(f'{self._names[0]} failed: {text}'):
+  def fail(self, text: str, *, code: int | None = None) -> None:
+    """Tells all others what failed in this process; see `OnLost`."""
+    if not self._tell(f'{self._names[0]} failed: {text}', code=code):
       time.sleep(GOODBYE_SECONDS)
 
   def leave(self) -> None:
@@ -249,6 +128,9 @@ class Hub:
     for spoke in spokes:
       spoke.left.set()
       spoke.line.send(left=True)
+    # With something unread the system would reset the connections, and who had
+    # not yet read the goodbye would never see it.
+    _close_all(spokes)
     self._listener.close()
 
 
@@ -280,22 +162,22 @@ class Spoke:
     """
     self._on_lost = on_lost
     line = _connect(addresses, process=process, token=token)
-    self._hub = _Watched(
+    self._hub = Watched(
       line,
       name=name,
       timeout=timeout,
       on_message=self._hear,
-      on_gone=on_lost,
+      on_gone=lambda why: on_lost(why, None),
     )
 
   def _hear(self, message: dict[str, Any]) -> None:
     if 'lost' in message:
       self._hub.left.set()
-      self._on_lost(str(message['lost']))
+      self._on_lost(str(message['lost']), _code(message))
 
-  def fail(self, text: str) -> None:
+  def fail(self, text: str, *, code: int | None = None) -> None:
     """Tells process 0, and so all others, what failed in this process."""
-    self._end(failed=text)
+    self._end(failed=text, code=code)
 
   def leave(self) -> None:
     """Says goodbye."""
@@ -307,16 +189,21 @@ class Spoke:
       self._hub.line.close()
 
 
-def _listen_anywhere() -> socket.socket:
-  """A free port on all interfaces, of both families where there are both."""
-  if socket.has_dualstack_ipv6():
-    try:
-      return socket.create_server(
-        ('::', 0), family=socket.AF_INET6, backlog=512, dualstack_ipv6=True
-      )
-    except OSError:
-      pass  # IPv6 is compiled in and switched off.
-  return socket.create_server(('0.0.0.0', 0), backlog=512)
+def _code(message: dict[str, Any]) -> int | None:
+  code = message.get('code')
+  return code if isinstance(code, int) else None
+
+
+def _close_all(spokes: Sequence[Watched]) -> None:
+  """Waits until the others have closed too, but not for ever."""
+  closing = [
+    threading.Thread(target=spoke.line.close, daemon=True) for spoke in spokes
+  ]
+  for thread in closing:
+    thread.start()
+  deadline = time.monotonic() + GOODBYE_SECONDS
+  for thread in closing:
+    thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _connect(
@@ -338,28 +225,3 @@ def _connect(
     connection.close()
     reasons.append(f'{host}:{port}: no process of this run answers')
   raise OSError('; '.join(reasons) or 'no address')
-
-
-def own_addresses() -> list[str]:
-  """What other hosts may reach this one by, the likeliest first."""
-  host = socket.gethostname()
-  found = [host, socket.getfqdn()]
-  try:
-    found += [str(info[4][0]) for info in socket.getaddrinfo(host, None)]
-  except OSError:
-    pass  # The name means nothing here, as in some containers.
-  for family, target in (
-    (socket.AF_INET, '192.0.2.1'),
-    (socket.AF_INET6, '2001:db8::1'),
-  ):
-    try:
-      with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        # Sends nothing: only asks which interface leads outside (the target is
-        # an address for documentation, RFC 5737 and 3849).
-        probe.connect((target, 9))
-        found.append(probe.getsockname()[0])
-    except OSError:
-      pass  # No such route.
-  # Last: right only where all processes share a host.
-  loopback = '127.0.0.1'
-  return [*dict.fromkeys(x for x in found if x != loopback), loopback]

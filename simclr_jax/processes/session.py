@@ -15,8 +15,9 @@ from typing import NoReturn
 from absl import logging
 import jax
 
-from simclr_jax.processes import agreement, names, peers
+from simclr_jax.processes import addresses, agreement, names, peers
 from simclr_jax.processes.launch import Launch
+from simclr_jax.processes.line import GOODBYE_SECONDS
 
 # What the runtime says where a process on the other side of a collective or of
 # its service has gone.
@@ -38,8 +39,12 @@ _RUNTIME_SECONDS = 30
 
 _DETECTION = {'flags': 'deactivate', 'SLURM': 'slurm'}
 
-# Says why, and ends the process.
-EndFn = Callable[[str], NoReturn]
+# Of what failed, for the others: a message has to fit into a line.
+_MOST_CHARACTERS = 4000
+
+# Says why, and ends the process; with the exit code of the process that failed,
+# or None where one was lost.
+EndFn = Callable[[str, int | None], NoReturn]
 
 
 class NotStarted(Exception):
@@ -62,10 +67,15 @@ class Session:
     if self._line is not None:
       self._line.leave()
 
-  def fail(self, text: str) -> None:
-    """Tells the others why this process ends; it has to end then."""
+  def fail(self, text: str, *, code: int | None = None) -> None:
+    """Tells the others why this process ends; it has to end then.
+
+    Args:
+      text: What failed.
+      code: With which they end, too; None where the same command may go on.
+    """
     if self._line is not None:
-      self._line.fail(text)
+      self._line.fail(text[:_MOST_CHARACTERS], code=code)
 
   def blames_others(self, error: BaseException) -> bool:
     """Whether an error of the runtime only follows from a lost process.
@@ -79,7 +89,7 @@ class Session:
       text = str(error).lower()
       return any(word in text for word in _LOSS_WORDS)
     # The one that watches the connections knows in a moment.
-    threading.Event().wait(peers.GOODBYE_SECONDS)
+    threading.Event().wait(GOODBYE_SECONDS)
     return False
 
 
@@ -102,8 +112,8 @@ def join(
 
   Args:
     launch: From `find_launch`.
-    end_fn: Told why, ends this process; called in another thread when a process
-      is lost, or when the others do not come.
+    end_fn: See `EndFn`; called in another thread when a process fails or is
+      lost, or when the others do not come.
     init_timeout: Longest wait for the other processes, seconds.
     peer_timeout: Silence after which a process is lost, seconds.
 
@@ -148,6 +158,7 @@ def _deadline(launch: Launch, seconds: float, end_fn: EndFn) -> Iterator[None]:
       'command run on every host, with the same --coordinator and '
       '--num_processes, and does a firewall let them through? '
       '(--distributed=off: this process alone)',
+      None,
     ),
   )
   timer.daemon = True
@@ -227,7 +238,7 @@ def _watch_each_other(
     )
     mine |= {
       'token': hub.token,
-      'addresses': [(host, hub.port) for host in peers.own_addresses()],
+      'addresses': [(host, hub.port) for host in addresses.own_addresses()],
     }
   everyone = agreement.gather(mine)
   hosts = [each['host'] for each in everyone]

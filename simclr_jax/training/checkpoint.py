@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import dataclasses
-import errno
 import gc
 import json
 import os
@@ -26,79 +24,31 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from simclr_jax import processes
 from simclr_jax.config import CheckpointConfig
+from simclr_jax.training import choice, storage
+from simclr_jax.training import loaded as loaded_lib
 from simclr_jax.training import manifest as manifest_lib
 from simclr_jax.training import metrics as metrics_lib
+from simclr_jax.training import place as place_lib
 from simclr_jax.training import steps as steps_lib
-from simclr_jax.training import storage
+from simclr_jax.training.settled_reads import settled_reads
 
 PyTree = Any
 T = TypeVar('T')
-# Within the folder of checkpoints; see Checkpointer._purge.
-_DELETED = 'deleted'
-# What Orbax appends to a step's name until it is complete.
-_UNFINISHED = 'orbax-checkpoint-tmp'
 # Of the threads of one save, each of which raises its own; there are some five.
 _MOST_ERRORS = 10
 # What callers need of the parts that know nothing of Orbax.
 CheckpointMismatch = manifest_lib.CheckpointMismatch
 DamagedCheckpoint = steps_lib.DamagedCheckpoint
 SaveFailed = storage.SaveFailed
+Restored = loaded_lib.Restored
+LoadedEncoder = loaded_lib.LoadedEncoder
+LoadedState = loaded_lib.LoadedState
 FINISHED = steps_lib.FINISHED
 FOLDER = steps_lib.FOLDER
 fingerprint = manifest_lib.fingerprint
 list_steps = steps_lib.list_steps
+steps_to_load = choice.steps_to_load
 wait_for_new_step = steps_lib.wait_for_new_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  """A training state from disk.
-
-  Attributes:
-    state: As asked for, on the shardings asked for.
-    step: Of the checkpoint.
-    passport: JSON saved with it.
-  """
-
-  state: PyTree
-  step: int
-  passport: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedState:
-  """A training state from disk, whatever wrote it.
-
-  Attributes:
-    arrays: Nested dicts of NumPy arrays.
-    passport: JSON saved with it.
-    step: Of the checkpoint.
-    path: Folder of the checkpoint.
-  """
-
-  arrays: dict[str, PyTree]
-  passport: dict[str, Any]
-  step: int
-  path: str
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedEncoder:
-  """A frozen encoder from disk.
-
-  Attributes:
-    variables: {'params', 'batch_stats'} of NumPy arrays.
-    passport: JSON saved with it.
-    step: Of the checkpoint.
-    path: Folder of the checkpoint.
-    fingerprint: Of the variables.
-  """
-
-  variables: dict[str, PyTree]
-  passport: dict[str, Any]
-  step: int
-  path: str
-  fingerprint: str
 
 
 class Checkpointer:
@@ -111,14 +61,13 @@ class Checkpointer:
 
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
     """Opens, and creates, the folder of checkpoints (may be gs://...)."""
-    self._directory = steps_lib.absolute(directory)
+    self._place = place_lib.Place(directory)
+    self._directory = self._place.directory
     self._config = config
     self._writing: int | None = None  # Step of a save that may still fail.
     self._num_bytes = 0  # Of the newest save, before it is compressed.
-    self._failed: list[int] = []  # Steps of which remains may lie about.
-    self._reloaded = True  # Orbax' list, after the newest of them.
-    self._complete = steps_lib.steps_in(self._directory)
-    self._purge()
+    self._reloaded = True  # Orbax' list, after the newest save that failed.
+    self._place.purge()
     self._best = steps_lib.KeepBest(
       config.best_metric, num_kept=config.keep_best
     )
@@ -152,7 +101,7 @@ class Checkpointer:
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         # What a killed save left behind; finished steps are not touched.
         cleanup_tmp_directories=True,
-        todelete_subdir=_DELETED,
+        todelete_subdir=place_lib.DELETED,
         # Not lightweight_initialize: the time it makes up for old steps breaks
         # the first save after a preemption notice (naive datetime).
       ),
@@ -204,7 +153,7 @@ class Checkpointer:
       best_metric=self._config.best_metric,
     )
     self._best.record(step, metrics)
-    self._purge()
+    self._place.purge()
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(_to_store(state)),
       encoder=ocp.args.StandardSave(_to_store(encoder)),
@@ -219,8 +168,8 @@ class Checkpointer:
     self._num_bytes = _num_bytes(state) + _num_bytes(encoder)
     # Tried first, because processes of which one cannot write would wait for
     # each other.
-    self._attempt(step, self._check_place)
-    if self._failed and not self._reloaded:
+    self._attempt(step, self._place.check)
+    if self._place.failed and not self._reloaded:
       # Orbax struck off its list what the failed step would have displaced, and
       # those older steps would stay for ever.
       self._manager.reload()
@@ -296,10 +245,10 @@ class Checkpointer:
 
     def finish() -> None:
       self._finish_writing()
-      self._check_place()
+      self._place.check()
 
     self._attempt(step, finish)
-    self._complete = steps_lib.steps_in(self._directory)
+    self._place.look()
 
   def close(self) -> None:
     """Waits, then frees threads; a save that fails now is only reported.
@@ -316,31 +265,7 @@ class Checkpointer:
         f'{storage.explain(self._directory, error)}'
       )
     self._manager.close()
-    self._purge()
-
-  def _check_place(self) -> None:
-    """Raises OSError unless the folder is there, is the same, and is writable.
-
-    Orbax would make it anew, beside a file system that is not mounted just now.
-    """
-    storage.check_folder(self._directory)
-    if not self._is_same_folder():
-      raise FileNotFoundError(
-        errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(self._directory)
-      )
-
-  def _is_same_folder(self) -> bool:
-    """Whether one of the checkpoints that there were is there, if any was."""
-    places = [self._directory, self._directory / _DELETED]
-    return (
-      not self._complete
-      or '://' in os.fspath(self._directory)
-      or any(
-        (place / str(step)).is_dir()
-        for step in self._complete
-        for place in places
-      )
-    )
+    self._place.purge()
 
   def _finish_writing(self) -> None:
     """Waits for Orbax's threads; raises their first error once all are done.
@@ -377,7 +302,7 @@ class Checkpointer:
         logging.exception('an unknown failure of a save')
       reason = storage.explain(self._directory, error)
     # A step appears by a rename, so what failed then is the deletion of others.
-    saved = (self._directory / str(step)).is_dir() and self._is_same_folder()
+    saved = (self._directory / str(step)).is_dir() and self._place.is_same()
     if reason is not None and saved:
       logging.warning('step %d is saved, but then: %s', step, reason)
       reason = None
@@ -391,9 +316,9 @@ class Checkpointer:
     # Orbax leaves coroutines half-way; collected later, in the midst of an
     # import, they have made CPython 3.11 fail in its compiler.
     gc.collect()
-    self._failed.append(step)
+    self._place.failed.append(step)
     self._reloaded = False
-    self._purge()
+    self._place.purge()
     process, text = next(iter(failed.items()))
     who = '' if len(reasons) == 1 else f'{processes.name_of(process)}: '
     raise SaveFailed(
@@ -401,24 +326,6 @@ class Checkpointer:
       f'the checkpoint of step {step} (up to '
       f'{storage.format_bytes(self._num_bytes)}) was not saved: {who}{text}',
     )
-
-  def _purge(self) -> None:
-    """Frees the space of steps that are no longer kept, or were not completed.
-
-    Orbax only renames those (on a file system), which is atomic: files deleted
-    one by one would look like damage to a reader, and after a kill to the run.
-    """
-    if jax.process_index() != 0:
-      return
-    unwanted = [self._directory / _DELETED]
-    for step in self._failed:
-      unwanted += self._directory.glob(f'{step}.{_UNFINISHED}*')
-    for folder in unwanted:
-      try:
-        if folder.is_dir():
-          folder.rmtree()
-      except OSError as error:  # Tried again at the next save.
-        logging.warning('could not remove %s: %s', folder, error)
 
   def _newest_first(self) -> list[int]:
     return steps_lib.steps_in(self._directory)[::-1]
@@ -428,18 +335,25 @@ class Checkpointer:
   ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """(arrays by name, in the order of `targets`; passport) of one step."""
     path = self._directory / str(step)
-    passport, manifest = _read_json_items(path)
-    saved = manifest['arrays']['state']
-    manifest_lib.check_match(
-      saved, manifest_lib.describe(targets), where=f'checkpoint {path}'
-    )
-    items = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(manifest_lib.nest(targets))
-      ),
-    )
-    flat = manifest_lib.flatten(items['state'])
+    with steps_lib.in_all_processes():
+      passport, manifest = _read_json_items(path)
+      saved = manifest['arrays']['state']
+      manifest_lib.check_match(
+        saved, manifest_lib.describe(targets), where=f'checkpoint {path}'
+      )
+    # Each reads only what its devices hold; the digests are of whole arrays.
+    # By the handler: the manager has barriers, in which those would wait that
+    # can read their part.
+    with (
+      steps_lib.in_all_processes(),
+      settled_reads(),
+      contextlib.closing(ocp.StandardCheckpointHandler()) as handler,
+    ):
+      state = handler.restore(
+        path / 'state',
+        args=ocp.args.StandardRestore(manifest_lib.nest(targets)),
+      )
+    flat = manifest_lib.flatten(state)
     manifest_lib.check_digests(saved, flat)
     return {name: flat[name] for name in targets}, passport
 
@@ -522,14 +436,14 @@ def _load(
   read: Callable[[epath.Path, int], T],
 ) -> T:
   """What `read` makes of the first readable step that fits `step`."""
-  folder, step = _locate(path, step)
+  folder, step = choice.locate(path, step)
 
   def candidates() -> list[int]:
     steps = steps_lib.steps_in(folder)
     if step is None:
       return steps[::-1]
     if step == 'best':
-      return _best_first(folder, steps)
+      return choice.best_first(folder, steps, read_fn=_read_json_items)
     return [number for number in steps if number == step]
 
   found = steps_lib.first_readable(
@@ -543,48 +457,6 @@ def _load(
       f'{FOLDER!r} or the folder of one step is wanted'
     )
   return found.value
-
-
-def _locate(
-  path: epath.PathLike, step: int | str | None
-) -> tuple[epath.Path, int | str | None]:
-  """Folder of checkpoints and the step asked for."""
-  if isinstance(step, str) and step != 'best':
-    raise ValueError(f"step must be a number, 'best' or None, got {step!r}")
-  folder = steps_lib.checkpoints_folder(path)
-  whole = steps_lib.absolute(path)
-  if folder.exists() or not steps_lib.is_step(whole.name) or not whole.is_dir():
-    return folder, step
-  if step not in (None, int(whole.name)):
-    raise ValueError(f'{whole} is one checkpoint; step {step!r} is not in it')
-  return whole.parent, int(whole.name)
-
-
-def _best_first(folder: epath.Path, steps: Sequence[int]) -> list[int]:
-  """Steps by falling score in the best_metric of the newest; ties: newest."""
-  manifests = {}
-  for step in reversed(steps):
-    try:
-      _, manifests[step] = _read_json_items(folder / str(step))
-    except Exception as error:
-      if not steps_lib.is_damage(error):
-        raise
-      steps_lib.shout(
-        f'checkpoint {folder / str(step)} is DAMAGED and is not used: '
-        f'{steps_lib.reason_of(error)}'
-      )
-  metric = next((m['best_metric'] for m in manifests.values()), None)
-  scores = {
-    step: score
-    for step, manifest in manifests.items()
-    if (score := steps_lib.score(manifest['metrics'], str(metric))) is not None
-  }
-  if steps and not scores:
-    raise ValueError(
-      f'no checkpoint in {folder} has the metric {metric!r} that would make it '
-      'the best; ask for a step, or for the newest with step=None'
-    )
-  return sorted(scores, key=lambda s: (scores[s], s), reverse=True)
 
 
 def _read_encoder(path: epath.Path, step: int) -> LoadedEncoder:
@@ -641,8 +513,11 @@ def _read_arrays(
       for name, entry in saved.items()
     }
   )
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    arrays = checkpointer.restore(
+  with (
+    settled_reads(),
+    contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler,
+  ):
+    arrays = handler.restore(
       path / item,
       args=ocp.args.PyTreeRestore(
         item=targets,

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import durations, resolve
+from simclr_jax import durations, processes, resolve
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import manifest as manifest_lib
 from simclr_jax.training import non_finite
@@ -61,7 +61,8 @@ class Continued:
 def continue_from(run: Run, path: str) -> Continued:
   """Loads the newest readable state of another workdir, which is only read.
 
-  Says in the log what the change does before anything is trained.
+  Says in the log what the change does before anything is trained. A collective
+  of all processes, which fail together.
 
   Args:
     run: The new one.
@@ -71,8 +72,25 @@ def continue_from(run: Run, path: str) -> Continued:
     ValueError: If more differs than may, if the new run would already be over,
       or if there is no checkpoint.
     checkpoint.DamagedCheckpoint: If none is readable.
+    processes.AgreedFailure: With several processes instead of a ValueError, or
+      if they see other checkpoints there.
   """
+  with processes.together():
+    steps = checkpoint_lib.steps_to_load(path)
+  processes.check_same(
+    {'checkpoints of --continue_from': steps},
+    consequence='they would start from different states; --continue_from has '
+    'to name a folder that all of them see',
+  )
+  # Agrees by itself on what can be read.
   loaded = checkpoint_lib.load_state(path)
+  with processes.together():
+    return _continue(run, loaded, path)
+
+
+def _continue(
+  run: Run, loaded: checkpoint_lib.LoadedState, path: str
+) -> Continued:
   passport = loaded.passport
   old = passport_lib.config_from_passport(passport, where=loaded.path)
   changed = check_changes(passport, run, where=loaded.path)

@@ -250,10 +250,5 @@ def _restore_or_init(
     )
   if continue_from is None:
     return _Begin(state=run.init_state(), step=0)
-  with processes.together():
-    old = continuation.continue_from(run, continue_from)
-  processes.check_same(
-    {'checkpoint of --continue_from': old.lineage[-1]['step']},
-    consequence='they would start from different states',
-  )
+  old = continuation.continue_from(run, continue_from)
   return _Begin(state=old.state, step=old.step, lineage=old.lineage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import math
 import os
@@ -142,6 +143,26 @@ def all_processes(flag: bool) -> bool:
   if jax.process_count() == 1:
     return flag
   return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+@contextlib.contextmanager
+def in_all_processes() -> Iterator[None]:
+  """A block that succeeds in all processes or fails in all; one collective.
+
+  Before a collective that needs what the block has read: a process that could
+  not read its part of an array would leave the others waiting in it.
+
+  Raises:
+    ValueError: Where the block itself did not fail, if it did elsewhere.
+  """
+  failure: Exception | None = None
+  try:
+    yield
+  except Exception as error:
+    failure = error
+  if all_processes(failure is None):
+    return
+  raise failure or ValueError('another process could not read it')
 
 
 def checkpoints_folder(path: epath.PathLike) -> epath.Path:

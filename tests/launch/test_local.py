@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from launch import local
+from launch import group, local
 from tests.launch import stand_ins
 from tests.launch.tiny_config import write_tiny_config
 
@@ -31,6 +31,10 @@ print('half', end='', flush=True)
 time.sleep(0.05)
 print(' a line', flush=True)
 print('error of', index, file=sys.stderr, flush=True)
+if mode == 'talk':
+  for n in range(20000):
+    print(f'line {n} of {index}', file=sys.stderr if n % 2 else sys.stdout)
+  sys.exit(2)
 if index == 1 and mode.startswith('exit'):
   sys.exit(int(mode[4:]))
 if index == 1 and mode == 'killed':
@@ -141,7 +145,7 @@ def test_without_flags_of_a_run(capsys):
   ],
 )
 def test_the_worst_end_is_the_exit_code(codes, verdict):
-  assert local.worst(codes) == verdict
+  assert group.worst(codes) == verdict
 
 
 def test_dry_run_is_read_back_by_a_shell(tmp_path):
@@ -173,6 +177,27 @@ def test_lines_carry_the_number_of_their_process(launcher):
   assert process.returncode == 0
   assert sorted(out.splitlines()) == ['[0] half a line', '[1] half a line']
   assert sorted(err.splitlines()) == ['[0] error of 0', '[1] error of 1']
+
+
+def test_nothing_is_lost_of_what_was_written_last(launcher):
+  """Both end at once, with more to be read than a pipe holds."""
+  process = launcher('talk')
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 2
+  for index in range(2):
+    lines = [
+      x for x in (out + err).splitlines() if x.startswith(f'[{index}] l')
+    ]
+    assert sorted(lines) == sorted(
+      f'[{index}] line {n} of {index}' for n in range(20000)
+    )
+
+
+def test_a_python_that_is_not_there(launcher):
+  process = launcher('x', '--python=/no/python')
+  _, err = process.communicate(timeout=30)
+  assert process.returncode == 2
+  assert err == 'error: /no/python: No such file or directory\n'
 
 
 @pytest.mark.parametrize(
@@ -233,11 +258,19 @@ def main_of_two(*arguments):
 
 def test_the_command_itself_knows_these_flags(tmp_path):
   """Both processes meet, and agree that their config is wrong."""
-  config = write_tiny_config(tmp_path, blur_prob=0.5)
-  result = main_of_two(f'--config={config}', f'--workdir={tmp_path}/run')
+  config = write_tiny_config(tmp_path)
+  result = main_of_two(
+    *(f'--config={config}', f'--workdir={tmp_path}/run'),
+    '--config.train.batch_size=3',
+  )
   assert result.returncode == 2, result.stderr[-3000:]
-  assert 'process 1 of 2' in result.stderr
-  assert 'augment.blur_prob = 0.5' in result.stderr
+  assert '2 processes, found by flags' in result.stderr
+  for index in range(2):
+    (line,) = [
+      x for x in result.stderr.splitlines() if x.startswith(f'[{index}] error')
+    ]
+    assert line.startswith(f'[{index}] error (all 2 processes): ')
+    assert 'train.batch_size = 3' in line
 
 
 @pytest.mark.skipif(

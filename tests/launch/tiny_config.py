@@ -16,7 +16,7 @@ def get_config(preset=''):
         'source': 'procedural', 'train_split': 'train[:64]',
         'image_size': 8, 'loader': 'opencv',
       },
-      augment={'blur_prob': BLUR_PROB},
+      augment={'blur_prob': 0.0},
       model={'depth': 18, 'width': 0.03125, 'head_dim': 4},
       monitor={'online_head': False},
       optim={'warmup': '0 steps'},
@@ -28,11 +28,8 @@ def get_config(preset=''):
 """
 
 
-def write_tiny_config(
-  folder: pathlib.Path, *, blur_prob: float = 0.0, steps: int = 4
-) -> pathlib.Path:
-  """The file; `blur_prob` above 0 is refused at this size of images."""
+def write_tiny_config(folder: pathlib.Path, *, steps: int = 4) -> pathlib.Path:
+  """The file."""
   path = folder / 'tiny.py'
-  text = _TEXT.replace('BLUR_PROB', str(blur_prob))
-  path.write_text(text.replace('DURATION', f'{steps} steps'))
+  path.write_text(_TEXT.replace('DURATION', f'{steps} steps'))
   return path

@@ -16,6 +16,7 @@ STEP = {
   'SLURM_LOCALID': '0',
 }
 GKE = {'TPU_WORKER_HOSTNAMES': 'a,b,c,d', 'TPU_WORKER_ID': '2'}
+ONE_HOST = {'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_WORKER_ID': '0'}
 MPI = {
   'OMPI_COMM_WORLD_SIZE': '2',
   'OMPI_COMM_WORLD_RANK': '0',
@@ -79,7 +80,10 @@ def without(environ, *names):
     ({'SLURM_JOB_ID': '7'}, {}, None),
     (STEP, {'mode': 'off'}, None),
     (GKE, {}, launch.Launch('a TPU slice in GKE')),
-    ({'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_WORKER_ID': '0'}, {}, None),
+    (ONE_HOST, {}, None),
+    # As GKE and XPK start a slice of one machine.
+    ({**ONE_HOST, **INDEXED_JOB, 'JOB_COMPLETION_INDEX': '0'}, {}, None),
+    (ONE_HOST, {'mode': 'on'}, None),
     (
       {
         'TPU_WORKER_HOSTNAMES': 'a',

@@ -7,6 +7,7 @@ leaves the rest to `jax.grad`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 
@@ -20,7 +21,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import objectives
 from simclr_jax.objectives import simclr
 from simclr_jax.objectives.objective import LossResult, Objective
-from simclr_jax.training import accumulation, micro_batches
+from simclr_jax.training import accumulation, feeding, micro_batches
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import run as run_lib
 from simclr_jax.training import step as step_lib
@@ -118,7 +119,7 @@ def oracle(model, parts):
     return z, logits, mean
 
   def loss_fn(params):
-    z, logits, _ = forwards(params)
+    z, logits, stats = forwards(params)
     z = z / jnp.sqrt((z**2).sum(-1, keepdims=True))
     flat = z.reshape(2 * BATCH, 5)
     similar = jnp.exp(flat @ flat.T / TEMPERATURE)
@@ -131,13 +132,13 @@ def oracle(model, parts):
     ]
     # The official scale, twice the mean.
     head = -(chosen * (labels >= 0)).sum() / (labels >= 0).sum()
-    return 2 * losses.mean() + head, flat
+    return 2 * losses.mean() + head, (flat, stats)
 
-  (loss, z), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(
-    variables['params']
-  )
+  (loss, (z, stats)), grads = jax.jit(
+    jax.value_and_grad(loss_fn, has_aux=True)
+  )(variables['params'])
   params = jax.tree.map(lambda p, g: p - RATE * g, variables['params'], grads)
-  return loss, z, params, jax.jit(forwards)(variables['params'])[2]
+  return loss, z, params, stats
 
 
 def assert_close(got, want, tolerance):
@@ -186,11 +187,17 @@ def test_one_loss_over_separate_forwards(kind, implementation, unroll):
   assert np.abs(head).max() > 1e-6
 
 
-@pytest.mark.parametrize('parts', [2, 4])
-def test_without_batch_norm_it_is_the_dense_step(parts):
+@functools.cache
+def dense_step():
+  """Without batch norm, all at once, in float64."""
+  how = accumulation.ALL_AT_ONCE
+  return take_step(TinyModel('no_norm'), make_objective(), how)
+
+
+def test_without_batch_norm_it_is_the_dense_step():
   model, objective = TinyModel('no_norm'), make_objective()
-  want, said = take_step(model, objective, accumulation.ALL_AT_ONCE)
-  got, output = take_step(model, objective, Accumulation(parts, unroll=True))
+  want, said = dense_step()
+  got, output = take_step(model, objective, Accumulation(4, unroll=True))
   assert_close(got.params, want.params, 1e-13)
   assert_close(output.metrics, said.metrics, 1e-13)
   np.testing.assert_allclose(output.z, said.z, atol=1e-13)
@@ -209,7 +216,7 @@ def test_the_same_in_float32():
 
 def test_plain_accumulation_is_another_loss_and_refused():
   model, objective = TinyModel('no_norm'), make_objective()
-  want, said = take_step(model, objective, accumulation.ALL_AT_ONCE)
+  want, said = dense_step()
   how = Accumulation(PARTS, exact=False, unroll=True)
   got, output = take_step(model, objective, how)
   difference = got.params['head']['kernel'] - want.params['head']['kernel']
@@ -250,8 +257,7 @@ def make_supervised():
   )
 
 
-@pytest.mark.parametrize('unroll', [True, False])
-def test_plain_accumulation_where_examples_are_independent(unroll):
+def test_plain_accumulation_where_examples_are_independent():
   model, objective = TinyModel('no_norm'), make_supervised()
   run_lib.check_accumulation(
     config_lib.TrainConfig(accumulation='plain'), objective
@@ -262,14 +268,14 @@ def test_plain_accumulation_where_examples_are_independent(unroll):
   )
   assert extra == {'seen': 0}
   want, said = step(accumulation.ALL_AT_ONCE)
-  how = Accumulation(4, exact=False, unroll=unroll)
-  got, output = step(how)
-  assert_close(got.params, want.params, 1e-13)
-  np.testing.assert_allclose(output.metrics['loss'], said.metrics['loss'])
-  np.testing.assert_allclose(output.z, said.z, atol=1e-13)
-  # Each part finds the state that the one before left, and its own key.
-  assert got.extra['seen'] == want.extra['seen'] == BATCH
-  assert output.metrics['noise'] != said.metrics['noise']
+  for unroll in (True, False):
+    got, output = step(Accumulation(4, exact=False, unroll=unroll))
+    assert_close(got.params, want.params, 1e-13)
+    np.testing.assert_allclose(output.metrics['loss'], said.metrics['loss'])
+    np.testing.assert_allclose(output.z, said.z, atol=1e-13)
+    # Each part finds the state that the one before left, and its own key.
+    assert got.extra['seen'] == want.extra['seen'] == BATCH
+    assert output.metrics['noise'] != said.metrics['noise']
 
 
 def test_an_objective_may_run_the_network_again():
@@ -291,6 +297,38 @@ def test_an_objective_may_run_the_network_again():
   got, output = step(Accumulation(PARTS))
   assert_close(got.params, want.params, 1e-13)
   np.testing.assert_allclose(output.metrics['loss'], said.metrics['loss'])
+
+
+def test_whoever_makes_the_views():
+  """Host, hybrid and device feed one program, which takes them in parts."""
+  losses = {}
+  step = state = None
+  for augment_on in ('host', 'hybrid', 'device'):
+    config = config_lib.replace(
+      config_lib.Config(),
+      data={
+        'source': 'digits', 'image_size': 8, 'loader': 'opencv',
+        'augment_on': augment_on,
+      },
+      augment={'blur_prob': 0.0, 'jitter_prob': 0.0, 'gray_prob': 0.0},
+      optim={'warmup': '0 steps'},
+      train={'batch_size': BATCH, 'duration': '2 steps', 'micro_batches': 2},
+    )  # fmt: skip
+    with jax.enable_x64(False):
+      run = run_lib.make_run(config, mesh=mesh_lib.make_mesh(jax.devices()[:2]))
+      model = TinyModel('norm', jnp.float32, num_classes=10)
+      run = dataclasses.replace(run, model=model)
+      with jax.set_mesh(run.mesh):
+        step = step or run.train_step()
+        state = state or jax.device_get(run.init_state())
+        batch, _ = next(feeding.train_feed(run, start_step=0))
+        here = jax.device_put(state, mesh_lib.replicated(run.mesh))
+        _, output = step(here, batch)
+    losses[augment_on] = float(output.metrics['contrast_loss'])
+  assert losses['device'] == pytest.approx(losses['host'], rel=1e-4)
+  # Its crops are rounded to uint8.
+  assert losses['hybrid'] == pytest.approx(losses['host'], rel=1e-2)
+  assert len(set(losses.values())) > 1
 
 
 def test_rows_come_back_in_their_order():
@@ -376,17 +414,19 @@ def compile_step(how, *, num_devices, batch_size=256, size=24):
     return lowered.compile()
 
 
-@pytest.mark.parametrize('unroll', [True, False])
-def test_activations_of_one_part_at_a_time(unroll):
+def test_activations_of_one_part_at_a_time():
   """On CPUs (unrolled) and in the loop that accelerators run."""
   with jax.enable_x64(False):
-    temporary = [
-      compile_step(Accumulation(parts, unroll=unroll), num_devices=1)
-      .memory_analysis()
-      .temp_size_in_bytes
-      for parts in (1, 4)
-    ]
-  assert temporary[1] < 0.4 * temporary[0]
+    dense, unrolled, in_loop = (
+      compile_step(how, num_devices=1).memory_analysis().temp_size_in_bytes
+      for how in (
+        accumulation.ALL_AT_ONCE,
+        Accumulation(4, unroll=True),
+        Accumulation(4),
+      )
+    )
+  assert unrolled < 0.4 * dense
+  assert in_loop < 0.4 * dense
 
 
 def test_no_image_crosses_devices():

@@ -31,12 +31,6 @@ from tests.random_state import (
   save,
 )
 
-# A read that fails half-way leaves Orbax's other reads to the garbage
-# collector, which complains about them.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning'
-)
-
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory) -> pathlib.Path:

@@ -29,7 +29,24 @@ def values(step):
   rng = np.random.default_rng(step)
   return {'step': np.int32(step),
           'w': rng.integers(0, 2**32, (64, 64), dtype=np.uint32),
-          'queue': rng.standard_normal((16, 4)).astype('f')}
+          # Large enough for files of its own, and nothing to compress.
+          'queue': rng.integers(0, 2**32, (16, 1024), dtype=np.uint32)}
+
+def damage(step, name, row, change):
+  needle = values(step)[name][row, :4].tobytes()
+  for path in (folder / str(step) / 'state').glob('*/d/*'):
+    data = bytearray(path.read_bytes())
+    if needle in data:
+      change(data, data.index(needle))
+      path.write_bytes(data)
+      return
+  raise AssertionError('no such data')
+
+def flip(data, at):
+  data[at] ^= 1
+
+def break_frame(data, at):
+  data[at - 9:at - 5] = bytes(4)  # zstd's magic number
 
 def save(checkpointer, step):
   state = {name: jax.make_array_from_callback(
@@ -50,12 +67,7 @@ with jax.set_mesh(mesh):
   checkpointer.close()
   # One bit, in the slice that one of the processes wrote.
   if process == 0:
-    needle = values(20)['w'][50, :4].tobytes()
-    path = next(p for p in (folder / '20' / 'state').glob('*/d/*')
-                if needle in p.read_bytes())
-    data = bytearray(path.read_bytes())
-    data[data.index(needle)] ^= 1
-    path.write_bytes(data)
+    damage(20, 'w', 50, flip)
   multihost_utils.sync_global_devices('damaged')
 
   checkpointer = checkpoint.Checkpointer(folder, CheckpointConfig())
@@ -66,6 +78,18 @@ with jax.set_mesh(mesh):
     for shard in restored.state[name].addressable_shards:
       np.testing.assert_array_equal(shard.data, want[shard.index])
     assert restored.state[name].sharding.spec == specs[name]
+  checkpointer.close()
+
+  # A slice that process 1 alone reads: the other must not wait for it in a
+  # collective of Orbax, or of the digests.
+  checkpointer = checkpoint.Checkpointer(folder, CheckpointConfig())
+  save(checkpointer, 20)
+  checkpointer.close()
+  if process == 0:
+    damage(20, 'queue', 12, break_frame)
+  multihost_utils.sync_global_devices('damaged again')
+  checkpointer = checkpoint.Checkpointer(folder, CheckpointConfig())
+  assert checkpointer.restore_latest(abstract).step == 10
   checkpointer.close()
 
   # Opened without damage.
@@ -111,6 +135,7 @@ def test_save_damage_restore_and_stop_together(tmp_path):
   finally:
     for process in processes:
       process.kill()
+  assert 'another process could not read it' in outputs[0][1]
   for process, (out, err) in zip(processes, outputs, strict=True):
     assert process.returncode == 0, err[-3000:]
     assert f'{folder / "20"} is DAMAGED' in err
@@ -120,5 +145,6 @@ def test_save_damage_restore_and_stop_together(tmp_path):
   steps = checkpoint.list_steps(tmp_path)
   assert steps == [10, int(last[2])]
   assert (folder / '20.damaged-0').is_dir()
+  assert (folder / '20.damaged-1').is_dir()
   # And one process with other devices reads what two wrote.
   assert checkpoint.load_encoder(tmp_path).step == steps[-1]

@@ -17,11 +17,6 @@ import pytest
 from simclr_jax.training import checkpoint
 from tests import random_state
 
-pytestmark = pytest.mark.filterwarnings(
-  # A read that fails leaves Orbax's other reads to the garbage collector.
-  'ignore::pytest.PytestUnraisableExceptionWarning'
-)
-
 
 def truncate(path: pathlib.Path) -> None:
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

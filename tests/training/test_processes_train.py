@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -28,6 +29,11 @@ TRAIN = (
   '--config.monitor.knn_every=3 steps',
   '--config.eval.batch_size=24',
 )
+# The arrays of so small a network would all stay whole.
+_DIVIDE = """
+from simclr_jax.training import state_sharding
+state_sharding.MIN_SIZE = 64
+"""
 _TELL_IN_TIME = """
 import signal
 from simclr_jax.training import signals
@@ -49,12 +55,15 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory, cache):
-  """Workdirs: one process; two that were stopped; and how those went on."""
+  """Workdirs: one process; two that were stopped; and how those went on.
+
+  The four processes keep the state in pieces, each a quarter of it.
+  """
   folder = tmp_path_factory.mktemp('runs')
 
-  def start(name, count, devices, **options):
+  def start(name, count, devices, *flags, **options):
     return Processes(
-      (*TRAIN, f'--workdir={folder / name}'),
+      (*TRAIN, f'--workdir={folder / name}', *flags),
       count=count,
       devices=devices,
       logs=folder / 'logs' / name,
@@ -76,10 +85,15 @@ def runs(tmp_path_factory, cache):
   (folder / 'one_then_four' / checkpoint.FINISHED).unlink()
   with (
     start('two_then_one', 1, 1) as resumed,
-    start('one_then_four', 4, 2) as four,
+    start(
+      *('one_then_four', 4, 2, '--config.train.state_sharding=fsdp'),
+      before=dict.fromkeys(range(4), _DIVIDE),
+    ) as four,
   ):
     resumed.finish()
     four.finish()
+    (held,) = re.findall(r'fsdp: (.*) of (.*) MiB of', four.log(0))
+  assert float(held[0]) < 0.5 * float(held[1]), held
   return folder, logs
 
 

@@ -144,6 +144,21 @@ def load(place: Place) -> np.ndarray:
   return array
 
 
+def load_npz(path: str) -> dict[str, np.ndarray]:
+  """All arrays of an .npz, by name.
+
+  Raises:
+    ValueError: If it, or one of them, cannot be read.
+  """
+  try:
+    _check_regular(path)
+    with zipfile.ZipFile(path) as archive:
+      keys = [name.removesuffix('.npy') for name in archive.namelist()]
+      return {key: _read_member(archive, key) for key in keys}
+  except _UNREADABLE as error:
+    raise ValueError(f'{path} is no readable .npz file: {error}') from error
+
+
 def _check_regular(path: str) -> None:
   # A pipe would be waited for, for ever.
   if not stat.S_ISREG(os.stat(path).st_mode):
