@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'simclr_jax'
 # A part may import parts of a lower rank, and itself.
 RANKS = {
   'chips': 0,
+  'command_help': 0,
   'compilation_cache': 0,
   'config': 0,
   'config_checks': 0,
@@ -40,6 +41,7 @@ RANKS = {
 }
 ROOT_FILES = (
   'chips',
+  'command_help',
   'compilation_cache',
   'config',
   'config_checks',
