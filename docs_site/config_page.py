@@ -82,9 +82,9 @@ def page() -> str:
     '',
     'Every field with its type, default and meaning, written from',
     '`simclr_jax/config.py` when this site was built. On the command line:',
-    "`--config.optim.base_lr=0.3 --config.train.duration='200 epochs'`; lists as",
-    "`--config.knn.ks='(20,200)'`. A duration is `'100 epochs'`, `'5000 steps'`",
-    "or `'1e6 examples'`.",
+    "`--config.optim.base_lr=0.3 --config.train.duration='200 epochs'`; lists",
+    "as `--config.knn.ks='(20,200)'`. A duration is `'100 epochs'`,",
+    "`'5000 steps'` or `'1e6 examples'`.",
   ]
   section = None
   for field in fields():

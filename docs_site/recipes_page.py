@@ -1,4 +1,4 @@
-"""The page of recipes: each config file's header, and what its presets change."""
+"""The page of recipes: each config's header, and what its presets change."""
 
 from __future__ import annotations
 

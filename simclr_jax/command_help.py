@@ -10,7 +10,7 @@ the same flags for programs: completion, documentation, tests.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import re
@@ -160,7 +160,7 @@ def _main_doc() -> str:
 
 
 def _absl_flags() -> list[Flag]:
-  """Flags of the running command: its own, those it adopted, and --verbosity."""
+  """Flags of the running command: own, adopted, and --verbosity."""
   values = flags.FLAGS
   # absl's name for what runs as __main__.
   module = sys.argv[0]
@@ -178,11 +178,26 @@ def _absl_flags() -> list[Flag]:
     for flag in values.get_key_flags_for_module(module)
   ]
   groups = [OWN_GROUP, *GROUPS.values()]
+  for flag in [f for f in known if f.kind == 'config' and f.name != 'config']:
+    known += _section_fields(flag, values[flag.name].value)
   known.sort(
     key=lambda flag: groups.index(flag.group) if flag.group in groups else 99
   )
   return known + [
     Flag(name='verbosity', group='General', kind='int', help=_VERBOSITY)
+  ]
+
+
+def _section_fields(flag: Flag, section: Mapping[str, Any]) -> list[Flag]:
+  meaning = 'Field of the config (docs/reference/config).'
+  return [
+    Flag(
+      name=f'{flag.name}.{name}',
+      group=flag.group,
+      default=str(default),
+      help=meaning,
+    )
+    for name, default in section.items()
   ]
 
 

@@ -1,6 +1,6 @@
 """`simclr-jax completion bash|zsh`: a script that completes commands and flags.
 
-  simclr-jax completion bash > ~/.local/share/bash-completion/completions/simclr-jax
+  simclr-jax completion bash >> ~/.bashrc
   simclr-jax completion zsh >> ~/.zshrc
 
 All words stand in the script, so that completing starts no Python; print it
@@ -32,7 +32,7 @@ _SHARED = (
 _SCRIPT = """\
 # Completion of simclr-jax; written by `simclr-jax completion {shell}`.
 {prelude}_simclr_jax() {{
-  local line=${{COMP_LINE:0:COMP_POINT}} words= values= name value reply
+  local line=${{COMP_LINE:0:$COMP_POINT}} words= values= name value reply
   local cur=${{line##* }} command=
   read -r _ command _ <<< "$line"
   COMPREPLY=()
@@ -48,7 +48,7 @@ _SCRIPT = """\
     name=${{cur%%=*}} value=${{cur#*=}}
     case $command,$name in
 {values}
-      *) reply=($(compgen -f -- "$value")) ;;
+      *) reply=($(ls -d -- "$value"* 2> /dev/null)) ;;
     esac
     [[ -n $values ]] && reply=($(compgen -W "$values" -- "$value"))
     # bash splits words at '=', where zsh wants the whole word.
@@ -57,7 +57,9 @@ _SCRIPT = """\
     return
   fi
   # Without a dot the sections are enough: there are a hundred fields.
-  [[ $cur == --*.* ]] || words=$(printf '%s\\n' $words | sed 's/\\..*/./' | sort -u)
+  if [[ $cur != --*.* ]]; then
+    words=$(printf '%s\\n' $words | sed 's/\\..*/./' | sort -u)
+  fi
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }}
 complete -o nospace -F _simclr_jax simclr-jax

@@ -18,8 +18,8 @@ import typing
 from absl import flags
 import ml_collections
 
-from simclr_jax import config as config_lib
 from simclr_jax import command_help, console
+from simclr_jax import config as config_lib
 
 _CONFIG = 'config'
 _PATHS = ('workdir', 'checkpoint', 'out')

@@ -22,8 +22,8 @@ from etils import epath
 from jax.sharding import Mesh
 import numpy as np
 
-from simclr_jax import config as config_lib
 from simclr_jax import command_help, console
+from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
 from simclr_jax.data import pipeline
 from simclr_jax.evaluation import comparison as comparison_lib

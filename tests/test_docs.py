@@ -23,12 +23,12 @@ def test_links_lead_somewhere(page):
   assert not missing
 
 
-@pytest.mark.parametrize(
-  'page', ['README.md', 'docs/start.md', 'docs/data.md']
-)
+@pytest.mark.parametrize('page', ['README.md', 'docs/start.md', 'docs/data.md'])
 def test_named_files_exist(page):
   text = (ROOT / page).read_text()
-  named = set(re.findall(r'`((?:configs|benchmarks|docs|launch)/[\w/.]+\w)', text))
+  named = set(
+    re.findall(r'`((?:configs|benchmarks|docs|launch)/[\w/.]+\w)', text)
+  )
   assert named
   assert not [name for name in named if not (ROOT / name).exists()]
 
