@@ -1,4 +1,4 @@
-"""Numbers and links of README and docs are those of the files they come from."""
+"""Numbers and links of README and docs are those of their files."""
 
 import json
 import pathlib
