@@ -26,6 +26,7 @@ RANKS = {
   'loss_choice': 0,
   'multi_process': 0,
   'processes': 0,
+  'progress_bar': 0,
   'resolve': 0,
   'data': 1,
   'augmentation': 2,
@@ -51,6 +52,7 @@ ROOT_FILES = (
   'loss_choice',
   'multi_process',
   'processes',
+  'progress_bar',
   'resolve',
 )
 FORBIDDEN_PARTS = {
