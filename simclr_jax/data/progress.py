@@ -49,7 +49,7 @@ class Progress:
       f'{self._done:,}',
       f'{self._total:,}',
       self._unit,
-      f'{rate:,.0f}',
+      f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}',
       datetime.timedelta(seconds=round(left)),
     )
 

@@ -21,6 +21,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from simclr_jax.data.progress import Progress
+
 # Queries whose similarities to a chunk exist at a time on a device.
 _BLOCK = 256
 _EPSILON = 1e-12  # Official l2_normalize: rsqrt(max(sum of squares, 1e-12)).

@@ -24,6 +24,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import durations, resolve
 from simclr_jax.data import pipeline
 from simclr_jax.data import source as source_lib
+from simclr_jax.data.progress import Progress
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import linear_probe, logistic_regression

@@ -236,7 +236,7 @@ def test_a_bar_instead_of_lines_on_a_terminal(
 
   monkeypatch.setattr(reporter_lib.progress_bar, 'shown', lambda: terminal)
   monkeypatch.setattr(reporter_lib.progress_bar, 'ProgressBar', Bar)
-  with caplog.at_level(std_logging.INFO):
+  with caplog.at_level(std_logging.INFO, logger='absl'):
     pretrain(make_run(events), events, tmp_path, monkeypatch)
   lines = [m for m in caplog.messages if m.startswith('step ')]
   if not terminal:
