@@ -54,18 +54,23 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
   """Adds the start page and the reference."""
-  written = {
-    'index.md': from_readme((ROOT / 'README.md').read_text()),
-    'reference/config.md': config_page.page(),
-    **{f'reference/{name}': text for name, text in api_pages.pages().items()},
-  }
-  for name, text in written.items():
+  for name, text in generated_pages().items():
     files.append(File.generated(config, name, content=text))
   return files
 
 
+def generated_pages() -> dict[str, str]:
+  """Pages that are in no folder: name below docs/ -> Markdown."""
+  return {
+    'index.md': from_readme((ROOT / 'README.md').read_text()),
+    'reference/config.md': config_page.page(),
+    **{f'reference/{name}': text for name, text in api_pages.pages().items()},
+  }
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
   """Completes the pages of which the code writes the rest."""
+  markdown = markdown.replace('](../README.md', '](index.md')
   if page.file.src_uri == 'commands.md':
     return commands_page.page(markdown, commands_page.listing())
   if page.file.src_uri == 'recipes.md':

