@@ -101,7 +101,8 @@ def text(doc: str, known: Sequence[Flag]) -> str:
     doc: Its docstring: what it does, examples, exit codes.
     known: Its flags, those of a group one behind the other.
   """
-  lines = [doc.strip()]
+  # A backslash at the end of a docstring's line has joined it with the next.
+  lines = [re.sub(r'(?<=\S) {3,}(?=--)', ' \\\\\n    ', doc.strip())]
   if 'exit code' not in ' '.join(doc.lower().split()):
     lines += ['', 'Exit codes: 0 done, 1 failed, 2 wrong input.']
   titles = list(dict.fromkeys(flag.group for flag in known))

@@ -10,18 +10,32 @@ import os
 import sys
 from typing import Any
 
-from simclr_jax import processes
-
 _bars: list[ProgressBar] = []
+_allowed = True
+
+
+def allow(whether: bool) -> None:
+  """Says whether this process may draw; of several only the first does."""
+  global _allowed
+  _allowed = whether
 
 
 def shown() -> bool:
   """Whether a person looks at stderr, in a terminal that can go back a line."""
   return (
-    sys.stderr.isatty()
+    _allowed
+    and sys.stderr.isatty()
     and os.environ.get('TERM', 'dumb') != 'dumb'
-    and processes.own_index() == 0
+    and _columns() > 0
   )
+
+
+def _columns() -> int:
+  """Width of the terminal; 0 where it has not been told, and draws nothing."""
+  try:
+    return os.get_terminal_size(sys.stderr.fileno()).columns
+  except OSError:
+    return 0
 
 
 def clear() -> None:

@@ -39,6 +39,10 @@ def problem(words: Sequence[str], listing: Listing) -> str | None:
     targets = (ROOT / 'Makefile').read_text()
     unknown = [t for t in rest if f'\n{t}:' not in targets]
     return f'make knows no {unknown}' if unknown else ''
+  if words[:2] == ['pip', 'install'] and all(
+    word == '.' or word.startswith('simclr_jax[') for word in words[2:]
+  ):
+    return ''  # Extras: `unknown_extras`.
   if program.startswith('launch/'):
     return _launcher(ROOT / program, rest, listing)
   return None

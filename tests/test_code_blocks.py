@@ -38,7 +38,7 @@ PAGES = (
 STORY = 'docs/guides/own_pictures.md'
 # What makes the run of the story small; the other commands read the passport.
 SMALL = (
-  '--config.data.image_size=16',
+  '--config.data.image_size=24',
   '--config.data.loader=opencv',
   '--config.model.depth=18',
   '--config.model.width=0.0625',

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pathlib
 import pty
+import re
 import subprocess
 import sys
+import termios
 
 import pytest
 
-from simclr_jax import processes, progress_bar
+from simclr_jax import progress_bar
+from simclr_jax.processes import names
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What a long loop does: it counts, something is logged meanwhile, it fails.
@@ -48,6 +51,7 @@ def _run(stderr: int) -> None:
 def on_terminal() -> str:
   """What the script writes to a terminal."""
   ours, theirs = pty.openpty()
+  termios.tcsetwinsize(theirs, (24, 80))
   _run(theirs)
   os.close(theirs)
   pieces = []
@@ -63,7 +67,7 @@ def on_terminal() -> str:
 
 
 def test_a_terminal_gets_a_bar_and_whole_lines(on_terminal):
-  assert '\rEncoded:' in on_terminal and '100/1000' in on_terminal
+  assert re.search(r'\rEncoded: [^\r]* [1-9]00/1000 \[', on_terminal)
   assert 'Encoded 500 of 1,000 pictures' not in on_terminal
   # As a terminal shows it: what stands on a line last.
   lines = [part.split('\r')[-1] for part in on_terminal.split('\r\n')]
@@ -86,20 +90,29 @@ def test_a_file_gets_lines(tmp_path):
 def terminal(monkeypatch):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
   monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.setattr(progress_bar, '_columns', lambda: 80)
 
 
-def test_only_the_first_process_has_it(terminal, monkeypatch):
+def test_only_the_first_process_has_it(terminal):
   assert progress_bar.shown()
-  monkeypatch.setattr(processes, 'own_index', lambda: 1)
+  names.remember(['a', 'b'], own=1)
   assert not progress_bar.shown()
+  names.remember([], own=0)
+  assert progress_bar.shown()
 
 
 def test_a_terminal_that_cannot_go_back_gets_lines(terminal, monkeypatch):
+  monkeypatch.setattr(progress_bar, '_columns', lambda: 0)
+  assert not progress_bar.shown()
+  monkeypatch.undo()
+  monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+  monkeypatch.setattr(progress_bar, '_columns', lambda: 80)
   monkeypatch.setenv('TERM', 'dumb')
   assert not progress_bar.shown()
 
 
-def test_bars_move_and_end(terminal, capfd):
+def test_bars_move_and_end(capfd, monkeypatch):
+  monkeypatch.setattr(progress_bar, 'shown', lambda: True)
   bar = progress_bar.ProgressBar('Pretraining', 10, unit='steps', start=4)
   bar.move(7, 'loss 5.1')
   assert bar._bar.n == 7 and bar._bar.initial == 4
