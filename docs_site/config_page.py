@@ -118,4 +118,8 @@ def _section(name: str) -> list[str]:
 
 
 def _escape(text: str) -> str:
-  return re.sub(r'([|*<_\[\]])', r'\\\1', text)
+  """Markdown that shows `text`, in a cell of a table; code stays code."""
+  pieces = re.split(r'(`[^`]*`)', text)
+  for i in range(0, len(pieces), 2):
+    pieces[i] = re.sub(r'([|*<_\[\]])', r'\\\1', pieces[i])
+  return ''.join(pieces)
