@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import pathlib
 import re
 import types
@@ -12,7 +13,12 @@ from typing import Any
 from simclr_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_COMMAND = re.compile(r'^  ', re.MULTILINE)
+_CONFIG = re.compile(r'--config=(\S+)')
+_KINDS = {
+  'raw_pixels': 'raw pixels',
+  'random_init': 'random initialisation',
+  'pretrained': 'pretrained',
+}
 
 
 def recipe_files() -> list[pathlib.Path]:
@@ -39,9 +45,47 @@ def differences(config: Any) -> dict[str, Any]:
   return found
 
 
+def measured() -> dict[str, list[str]]:
+  """'configs/x.py:preset' -> Markdown of the results in docs/results."""
+  found: dict[str, list[str]] = {}
+  for path in sorted((ROOT / 'docs/results').glob('*/result.json')):
+    result = json.loads(path.read_text())
+    match = _CONFIG.search(result['command'])
+    if match:
+      page = path.parent.relative_to(ROOT / 'docs') / 'README.md'
+      found.setdefault(match[1], []).extend(
+        _result_lines(result, page=page.as_posix())
+      )
+  return found
+
+
+def _result_lines(result: dict[str, Any], *, page: str) -> list[str]:
+  rows = [
+    f'| {_KINDS.get(row["kind"], row["kind"])} | '
+    f'{_percent(row["probe_all"])} | {_percent(row["knn"])} |'
+    for row in result['comparison']['rows']
+  ]
+  return [
+    '',
+    f'Measured with this code, on {result["hardware"]} ([all of it]({page})):',
+    '',
+    '| features | linear probe | kNN |',
+    '|---|---|---|',
+    *rows,
+  ]
+
+
+def _percent(score: dict[str, Any] | None) -> str:
+  if score is None:
+    return '-'
+  low, high = (100 * end for end in score['interval'])
+  return f'{100 * score["top1"]:.1f} % [{low:.1f}, {high:.1f}]'
+
+
 def page(introduction: str) -> str:
   """Markdown: docs/recipes.md as written by hand, then each file."""
   lines = [introduction.rstrip()]
+  results = measured()
   for path in recipe_files():
     name = path.relative_to(ROOT).as_posix()
     module = _load(path)
@@ -57,6 +101,7 @@ def page(introduction: str) -> str:
         '| field | value |',
         '|---|---|',
         *(f'| `{f}` | `{v!r}` |' for f, v in differences(config).items()),
+        *results.get(f'{name}:{preset}', []),
       ]
   return '\n'.join(lines) + '\n'
 

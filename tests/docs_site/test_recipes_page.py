@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 import re
@@ -53,3 +54,17 @@ def test_loss_of_embeddings_that_tell_nothing():
       float(paper), losses.chance_loss(int(batch), 'paper'), abs_tol=0.005
     )
     assert math.isclose(float(accuracy), 1 / int(batch), abs_tol=5e-5)
+
+
+def test_a_recorded_run_stands_under_its_preset():
+  page = recipes_page.page('# Recipes')
+  _, _, section = page.partition('### configs/cifar10.py:cpu\n')
+  section = section.partition('\n##')[0]
+  result = json.loads(
+    (ROOT / 'docs/results/cifar10_cpu/result.json').read_text()
+  )
+  assert result['hardware'] in section
+  for row in result['comparison']['rows']:
+    for score in (row['probe_all'], row['knn']):
+      assert f'{100 * score["top1"]:.1f} %' in section
+  assert page.count('Measured with this code') == len(recipes_page.measured())
