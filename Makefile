@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo test test-no-tf lint format golden-configs clean
+.PHONY: help install install-dev demo test test-no-tf lint format docs golden-configs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
@@ -32,7 +32,7 @@ $(INSTALLED): requirements.txt requirements-no-tf.txt | $(BIN)/python
 	$(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt requirements.txt requirements-no-tf.txt | $(BIN)/python
+$(INSTALLED_DEV): requirements-dev.txt requirements-docs.txt requirements.txt requirements-no-tf.txt | $(BIN)/python
 	$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $(INSTALLED) $@
 
@@ -59,6 +59,10 @@ lint: $(INSTALLED_DEV) ## ruff, formatting, types
 format: $(INSTALLED_DEV) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(INSTALLED_DEV) ## the site in build/site, warnings are errors
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict --quiet
+	@echo 'To look at: build/site/index.html'
 
 golden-configs: $(INSTALLED) ## rewrite tests/golden_configs from configs/
 	$(BIN)/python tests/write_golden_configs.py

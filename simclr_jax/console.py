@@ -9,7 +9,7 @@ import traceback
 
 from absl import flags, logging
 
-from simclr_jax import compilation_cache, processes
+from simclr_jax import compilation_cache, processes, progress_bar
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
@@ -30,14 +30,19 @@ class _LibraryChatter(std_logging.Filter):
 
   def filter(self, record: std_logging.LogRecord) -> bool:
     if record.levelno >= std_logging.WARNING:
+      progress_bar.clear()
       if name := processes.name_of():
         record.msg = f'({name}) {record.msg}'
       return True
     if logging.level_debug():
+      progress_bar.clear()
       return True
     path = record.pathname.replace('\\', '/')
     is_chatter = any(f'/{name}/' in path for name in _CHATTY)
-    return not is_chatter and processes.own_index() == 0
+    said = not is_chatter and processes.own_index() == 0
+    if said:
+      progress_bar.clear()
+    return said
 
 
 def start() -> None:
@@ -75,6 +80,7 @@ def say(text: str, *, where: str = '') -> None:
   """
   where = where or processes.name_of()
   prefix = f'error ({where})' if where else 'error'
+  progress_bar.clear()
   print(f'{prefix}: {text}', file=sys.stderr, flush=True)
 
 

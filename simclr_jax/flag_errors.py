@@ -18,8 +18,8 @@ import typing
 from absl import flags
 import ml_collections
 
+from simclr_jax import command_help, console
 from simclr_jax import config as config_lib
-from simclr_jax import console
 
 _CONFIG = 'config'
 _PATHS = ('workdir', 'checkpoint', 'out', 'source', 'continue_from')
@@ -28,8 +28,10 @@ _PATHS = ('workdir', 'checkpoint', 'out', 'source', 'continue_from')
 def parse(argv: Sequence[str]) -> list[str]:
   """Arguments that are no flags; exits with code 2 where a flag is wrong.
 
-  `--verbosity=1` shows where an error happened, here too.
+  `--help` is answered here. `--verbosity=1` shows where an error happened, here
+  too.
   """
+  command_help.answer(argv)
   try:
     return _parse(argv)
   except (flags.Error, ValueError) as error:

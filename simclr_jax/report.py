@@ -5,11 +5,12 @@
 Writes WORKDIR/report/: report.html (complete in itself), its pictures as PNG
 and comparison.json. Model, data and preprocessing come from the checkpoint's
 passport; features are shared with the probe's and kNN's cache.
+
+Exit codes: 0 done, 1 failed, 2 the run or the flags do not allow it.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
@@ -21,8 +22,8 @@ from etils import epath
 from jax.sharding import Mesh
 import numpy as np
 
+from simclr_jax import command_help, console
 from simclr_jax import config as config_lib
-from simclr_jax import console
 from simclr_jax import data as data_lib
 from simclr_jax.data import pipeline
 from simclr_jax.evaluation import comparison as comparison_lib
@@ -346,9 +347,7 @@ def read_images(
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command."""
-  parser = argparse.ArgumentParser(
-    prog='python -m simclr_jax.report', description=__doc__.split('\n')[0]
-  )
+  parser = command_help.ArgumentParser()
   parser.add_argument(
     '--workdir', required=True, help='Folder of the pretraining run.'
   )
@@ -356,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     '--labels_per_class',
     type=int,
     default=5,
-    help='Of the probe with few labels (default 5).',
+    help='Of the probe with few labels.',
   )
   parser.add_argument(
     '--step', type=int, default=None, help='Checkpoint; default: the newest.'

@@ -22,8 +22,8 @@ class Resolved:
     steps_per_epoch: num_examples / batch_size, not rounded.
     total_steps, warmup_steps: Optimizer steps.
     peak_lr: After scaling with the batch.
-    log_every_steps, diagnostics_every_steps, checkpoint_every_steps,
-    knn_every_steps: Periods; 0 is never.
+    log_every_steps, diagnostics_every_steps: Periods; 0 is never.
+    checkpoint_every_steps, knn_every_steps: Likewise.
     negatives_per_anchor: 2 * (batch_size - 1) for two views.
     loss_implementation, loss_chunk_size, loss_bytes_per_device: What the
       objective chooses, see `loss_choice.LossChoice`.

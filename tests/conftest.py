@@ -15,7 +15,9 @@ if 'xla_force_host_platform_device_count' not in os.environ.get(
     + ' --xla_force_host_platform_device_count=8'
   )
 
+import json
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -35,6 +37,21 @@ def forget_programs():
   yield
   if 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
+
+
+@pytest.fixture(scope='session')
+def command_listing() -> dict:
+  """What each command says of itself (`simclr-jax completion json`)."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'simclr_jax', 'completion', 'json'],
+    cwd=pathlib.Path(__file__).resolve().parents[1],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout)
 
 
 @pytest.fixture(scope='session')

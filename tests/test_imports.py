@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'simclr_jax'
 # A part may import parts of a lower rank, and itself.
 RANKS = {
   'chips': 0,
+  'command_help': 0,
   'compilation_cache': 0,
   'config': 0,
   'config_checks': 0,
@@ -25,6 +26,7 @@ RANKS = {
   'loss_choice': 0,
   'multi_process': 0,
   'processes': 0,
+  'progress_bar': 0,
   'resolve': 0,
   'data': 1,
   'augmentation': 2,
@@ -40,6 +42,7 @@ RANKS = {
 }
 ROOT_FILES = (
   'chips',
+  'command_help',
   'compilation_cache',
   'config',
   'config_checks',
@@ -49,6 +52,7 @@ ROOT_FILES = (
   'loss_choice',
   'multi_process',
   'processes',
+  'progress_bar',
   'resolve',
 )
 FORBIDDEN_PARTS = {

@@ -7,11 +7,16 @@ import time
 
 from absl import logging
 
+from simclr_jax import progress_bar
+
 _EVERY_S = 10.0
 
 
 class Progress:
-  """Logs 'Converted 12,000 of 60,000 pictures, 3,400/s, 0:00:14 left'."""
+  """Logs 'Converted 12,000 of 60,000 pictures, 3,400/s, 0:00:14 left'.
+
+  On a terminal it is a bar, which goes when everything is done.
+  """
 
   def __init__(self, verb: str, total: int, *, unit: str = 'pictures'):
     """Starts the clock.
@@ -24,10 +29,14 @@ class Progress:
     self._verb, self._total, self._unit = verb, total, unit
     self._done = 0
     self._start = self._logged = time.monotonic()
+    self._bar: progress_bar.ProgressBar | None = None
 
   def add(self, count: int) -> None:
     """Counts `count` more; logs if the last line is ten seconds old."""
     self._done += count
+    if progress_bar.shown():
+      self._move()
+      return
     now = time.monotonic()
     if now - self._logged < _EVERY_S:
       return
@@ -40,6 +49,15 @@ class Progress:
       f'{self._done:,}',
       f'{self._total:,}',
       self._unit,
-      f'{rate:,.0f}',
+      f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}',
       datetime.timedelta(seconds=round(left)),
     )
+
+  def _move(self) -> None:
+    if self._bar is None:
+      self._bar = progress_bar.ProgressBar(
+        self._verb, self._total, unit=self._unit
+      )
+    self._bar.move(self._done)
+    if self._done >= self._total:
+      self._bar.close()

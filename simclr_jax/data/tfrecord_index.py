@@ -16,18 +16,17 @@ import hashlib
 import os
 import pathlib
 import struct
-import time
 
 from absl import logging
 import numpy as np
 
 from simclr_jax.data import cache
 from simclr_jax.data.lazy_tf import tf
+from simclr_jax.data.progress import Progress
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
 _MASK_DELTA = 0xA282EAD8
-_LOG_EVERY_S = 10.0
 
 # (offset, number of bytes) -> bytes, fewer at the end of the file.
 ReadFn = Callable[[int, int], bytes]
@@ -87,14 +86,12 @@ def load_or_build(
 def _build_all(paths: Sequence[str], sizes: Sequence[int]) -> list[Shard]:
   """Walks files in parallel, with a line of progress now and then."""
   logging.info('Indexing %d TFRecord files (once)', len(paths))
-  logged = time.monotonic()
+  progress = Progress('Indexed', len(paths), unit='files')
   shards = []
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
     for shard in pool.map(build, paths, sizes):
       shards.append(shard)
-      if time.monotonic() - logged > _LOG_EVERY_S:
-        logged = time.monotonic()
-        logging.info('Indexed %d of %d files', len(shards), len(paths))
+      progress.add(1)
   return shards
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 
-from absl import logging
 from etils import epath
 import jax
 import numpy as np
@@ -13,11 +12,11 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax.data import pipeline
 from simclr_jax.data import source as source_lib
+from simclr_jax.data.progress import Progress
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import feature_cache, neighbours
 from simclr_jax.training import mesh as mesh_lib
 
-_LOG_EVERY_SECONDS = 30
 _LABEL_HINT = "accuracy needs labels (for a folder: data.labels_from='folders')"
 
 
@@ -205,6 +204,9 @@ def _compute(
     num_hosts=jax.process_count(),
   )
   ahead = None
+  progress = Progress(
+    'Encoded', num_examples, unit=f'pictures of {source.name}'
+  )
   for batch in batches:
     if stop_fn is not None and stop_fn():
       raise GivenUp
@@ -212,22 +214,14 @@ def _compute(
     # Dispatched before the last one is fetched: devices work while we copy.
     encoded = encoder.encode(batch['image'])
     if ahead is not None:
-      _store(out, times_seen, ahead)
+      progress.add(_store(out, times_seen, ahead))
     # The same way as the images: whatever order the devices of the mesh and
     # their hosts have, row i of all of them is one example.
     rows = {name: batch[name].astype(np.int32) for name in ('label', 'index')}
     rows['mask'] = batch['mask']
     ahead = {**encoded, **mesh_lib.put_batch(rows, encoder.mesh)}
-    logging.log_every_n_seconds(
-      logging.INFO,
-      'features of %s: %d of %d',
-      _LOG_EVERY_SECONDS,
-      source.name,
-      times_seen.sum(),
-      num_examples,
-    )
   if ahead is not None:
-    _store(out, times_seen, ahead)
+    progress.add(_store(out, times_seen, ahead))
   if not np.all(times_seen == 1):
     wrong = np.flatnonzero(times_seen != 1)
     raise ValueError(
@@ -242,8 +236,8 @@ def _store(
   out: dict[str, np.ndarray],
   times_seen: np.ndarray,
   batch: Mapping[str, jax.Array],
-) -> None:
-  """Writes one global batch to its rows of `out`."""
+) -> int:
+  """Writes one global batch to its rows of `out`; how many examples."""
   rows: dict[str, np.ndarray] = neighbours.to_host(dict(batch))
   mask = rows.pop('mask')
   index = rows.pop('index')[mask]
@@ -253,6 +247,7 @@ def _store(
       out[name] = np.zeros((len(times_seen), *values.shape[1:]), values.dtype)
     out[name][index] = values[mask]
   np.add.at(times_seen, index, 1)
+  return len(index)
 
 
 def _pad_rows(

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -24,6 +23,7 @@ import numpy as np
 import optax
 
 from simclr_jax import durations, resolve
+from simclr_jax.data.progress import Progress
 from simclr_jax.evaluation import minibatches, ranks
 
 MOMENTUM = 0.9
@@ -142,6 +142,7 @@ def fit(
     num_steps=num_steps,
     put=functools.partial(jax.device_put, device=replicated),
   )
+  progress = Progress('Linear probe:', num_steps, unit='steps')
   for first_step, data in chunks:
     # The schedule is 0 past the end, so the padding of the last chunk moves
     # nothing and every chunk has the same shape.
@@ -150,9 +151,7 @@ def fit(
     params, velocity = run_fn(
       params, velocity, lr_G, decay_G, affine, fall_T, data
     )
-    logging.log_every_n_seconds(
-      logging.INFO, 'linear probe: step %d of %d', 30, first_step, num_steps
-    )
+    progress.add(len(steps))
   num_settings = len(peak_lrs)
   return Fit(
     kernel_RxGxDxK=np.asarray(params['kernel'])[:, :num_settings],

@@ -14,13 +14,14 @@ from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
-from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
+
+from simclr_jax.data.progress import Progress
 
 # Queries whose similarities to a chunk exist at a time on a device.
 _BLOCK = 256
@@ -74,15 +75,14 @@ def nearest_neighbours(
     put(np.zeros((num_padded, k), np.int32)),
   )
   merge_fn = _make_merge_fn(mesh, block)
+  progress = Progress('Compared with', num_bank, unit='rows of the bank')
   for start in range(0, num_bank, chunk_size):
     rows = bank_nxD[start : start + chunk_size]
     # Chunks of one shape: the last is padded with rows that never match.
     chunk = np.pad(rows, [(0, chunk_size - len(rows)), (0, 0)])
     offsets = np.array([start, len(rows)], np.int32)
     best = merge_fn(queries, best, *_put_replicated((chunk, offsets), mesh))
-    logging.log_every_n_seconds(
-      logging.INFO, 'kNN: bank row %d of %d', 30, start, num_bank
-    )
+    progress.add(len(rows))
   similarity, index = to_host(best)
   return Neighbours(similarity[:num_queries], index[:num_queries])
 

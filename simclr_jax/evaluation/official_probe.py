@@ -14,7 +14,6 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
-from absl import logging
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import durations, resolve
 from simclr_jax.data import pipeline
 from simclr_jax.data import source as source_lib
+from simclr_jax.data.progress import Progress
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import linear_probe, logistic_regression
@@ -166,6 +166,7 @@ def _train(
   first_counted = num_steps - max(1, source.num_examples // probe.batch_size)
   losses: list[Any] = []
   params = opt_state = None
+  progress = Progress('Official probe:', num_steps, unit='steps')
   with jax.set_mesh(mesh):
     for step, batch in enumerate(batches):
       if batch['label'].min() < 0:
@@ -181,9 +182,7 @@ def _train(
       params, opt_state, loss = step_fn(params, opt_state, h_BxD, label_B)
       if step >= first_counted:
         losses.append(loss)
-      logging.log_every_n_seconds(
-        logging.INFO, 'official probe: step %d of %d', 30, step, num_steps
-      )
+      progress.add(1)
   assert params is not None  # num_steps is at least 1
   linear = jax.tree.map(np.asarray, params['linear'])
   return _Trained(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simclr_jax import progress_bar
+
 # Of all processes, once they have met; no question to JAX, which would start
 # the devices for the sake of an error message.
 _hosts: list[str] = []
@@ -15,6 +17,7 @@ def remember(hosts: Sequence[str], *, own: int) -> None:
   global _own
   _hosts[:] = hosts
   _own = own
+  progress_bar.allow(own == 0)
 
 
 def own_index() -> int:

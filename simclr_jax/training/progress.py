@@ -63,7 +63,8 @@ class Report:
     """One line for people, with `metrics` in their order."""
     share = 100 * self.step / max(self.total_steps, 1)
     parts = [f'step {self.step}/{self.total_steps} ({share:.1f}%)']
-    parts += [f'{name} {value:.4g}' for name, value in (metrics or {}).items()]
+    if metrics:
+      parts.append(format_metrics(metrics))
     if self.images_per_second is not None:
       parts.append(
         f'{self.images_per_second:.4g} images/s '
@@ -76,6 +77,11 @@ class Report:
     if self.eta_seconds is not None:
       parts.append(f'ETA {format_seconds(self.eta_seconds)}')
     return ' | '.join(parts)
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+  """'loss 5.12 | contrast_acc 0.31', in their order."""
+  return ' | '.join(f'{name} {value:.4g}' for name, value in metrics.items())
 
 
 def format_seconds(seconds: float) -> str:

@@ -12,7 +12,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from simclr_jax import losses, models
+from simclr_jax import losses, models, progress_bar
 from simclr_jax.training import alarms, failures, recipe
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import progress as progress_lib
@@ -81,6 +81,8 @@ class Reporter:
     for line in writer.history:
       self._alarms.observe(line['step'], line)  # Said already.
     self.latest: dict[str, float] = {}
+    self._start = start
+    self._bar: progress_bar.ProgressBar | None = None
     self.progress = progress_lib.Progress(
       run.resolved.total_steps,
       start_step=start,
@@ -125,10 +127,15 @@ class Reporter:
       self._tracing = True
     elif self._tracing and not wanted:
       self.flush()
-      self.close()
+      self._stop_trace()
 
   def close(self) -> None:
-    """Ends a trace that is still running, also after an exception."""
+    """Ends bar and trace, also after an exception."""
+    if self._bar is not None:
+      self._bar.close()
+    self._stop_trace()
+
+  def _stop_trace(self) -> None:
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()
@@ -161,7 +168,21 @@ class Reporter:
     if due or has_diagnostics or self._in_a_row or warnings:
       report = self.progress.report(step)
       self._writer.write_scalars(step, {**line, **report.scalars})
-      logging.info('%s', report.line(metrics))
+      if not progress_bar.shown():
+        logging.info('%s', report.line(metrics))
+    if progress_bar.shown():
+      self._move(step, progress_lib.format_metrics(metrics) if due else '')
+
+  def _move(self, step: int, note: str) -> None:
+    if self._bar is None:
+      self._bar = progress_bar.ProgressBar(
+        'Pretraining',
+        self._run.resolved.total_steps,
+        unit='steps',
+        start=self._start,
+        stays=True,
+      )
+    self._bar.move(step, note)
 
   def _not_finite(
     self, step: int, metrics: dict[str, float], index: np.ndarray

@@ -216,3 +216,34 @@ def test_saving_is_no_training_time(events, tmp_path, monkeypatch):
   assert [events[k] for k in paused] == [
     *('evaluate 3', 'save 3', 'evaluate 6', 'save 6')
   ]
+
+
+@pytest.mark.parametrize('terminal', [False, True])
+def test_a_bar_instead_of_lines_on_a_terminal(
+  terminal, events, tmp_path, monkeypatch, caplog
+):
+  moved = []
+
+  class Bar:
+    def __init__(self, title, total, *, unit, start, stays):
+      moved.append((title, total, unit, start))
+
+    def move(self, done, note):
+      moved.append((done, note))
+
+    def close(self):
+      moved.append('closed')
+
+  monkeypatch.setattr(reporter_lib.progress_bar, 'shown', lambda: terminal)
+  monkeypatch.setattr(reporter_lib.progress_bar, 'ProgressBar', Bar)
+  with caplog.at_level(std_logging.INFO, logger='absl'):
+    pretrain(make_run(events), events, tmp_path, monkeypatch)
+  lines = [m for m in caplog.messages if m.startswith('step ')]
+  if not terminal:
+    assert len(lines) == TOTAL and not moved
+    return
+  assert not lines
+  assert moved[0] == ('Pretraining', TOTAL, 'steps', 0)
+  assert [done for done, _ in moved[1:-1]] == list(range(1, TOTAL + 1))
+  assert moved[1][1].startswith('loss 1 | grad_norm 1')
+  assert moved[-1] == 'closed'

@@ -19,12 +19,12 @@ from typing import NamedTuple
 import warnings
 import zlib
 
-from absl import logging
 import numpy as np
 import PIL
 from PIL import Image
 
 from simclr_jax.data import cache, plain_image
+from simclr_jax.data.progress import Progress
 
 EXTENSIONS = (
   '.jpg',
@@ -40,7 +40,6 @@ _VERSION = 3  # Raise when columns, the meaning of `plain` or limits change.
 # A picture of image_header.MAX_PIXELS takes less in every format.
 _MAX_BYTES = 1 << 30
 _BLOCK = 4096  # files between looking at the clock
-_LOG_EVERY_S = 10.0
 _SAVE_EVERY_S = 60.0
 
 
@@ -153,7 +152,8 @@ def scan(
   kept = cache_folder / f'folder_scan_{key}.npz'
   known = _load(kept)
   files: list[File] = []
-  fresh, logged, saved = 0, time.monotonic(), time.monotonic()
+  fresh, saved = 0, time.monotonic()
+  progress = Progress('Checked', len(paths))
   with (
     concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
     warnings.catch_warnings(),
@@ -170,10 +170,8 @@ def scan(
       )
       files += after
       fresh += sum(a is not b for a, b in zip(after, before, strict=True))
+      progress.add(len(block))
       now = time.monotonic()
-      if now - logged > _LOG_EVERY_S:
-        logged = now
-        logging.info('Checked %d of %d pictures', len(files), len(paths))
       if fresh and now - saved > _SAVE_EVERY_S:
         saved = now
         _save(kept, files)

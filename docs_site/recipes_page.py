@@ -1,0 +1,114 @@
+"""The page of recipes: each config's header, and what its presets change."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import pathlib
+import re
+import types
+from typing import Any
+
+from simclr_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_CONFIG = re.compile(r'--config=(\S+)')
+_KINDS = {
+  'raw_pixels': 'raw pixels',
+  'random_init': 'random initialisation',
+  'pretrained': 'pretrained',
+}
+
+
+def recipe_files() -> list[pathlib.Path]:
+  """configs/*.py that have presets of whole runs."""
+  return sorted(
+    path
+    for path in (ROOT / 'configs').rglob('*.py')
+    if 'PRESETS' in path.read_text()
+  )
+
+
+def differences(config: Any) -> dict[str, Any]:
+  """'optim.base_lr' -> value, where it is not the default of its class."""
+  found: dict[str, Any] = {}
+
+  def walk(values: dict[str, Any], defaults: dict[str, Any], at: str) -> None:
+    for name, value in values.items():
+      if isinstance(value, dict):
+        walk(value, defaults[name], f'{at}{name}.')
+      elif value != defaults[name]:
+        found[f'{at}{name}'] = value
+
+  walk(config_lib.to_dict(config), config_lib.to_dict(type(config)()), '')
+  return found
+
+
+def measured() -> dict[str, list[str]]:
+  """'configs/x.py:preset' -> Markdown of the results in docs/results."""
+  found: dict[str, list[str]] = {}
+  for path in sorted((ROOT / 'docs/results').glob('*/result.json')):
+    result = json.loads(path.read_text())
+    match = _CONFIG.search(result['command'])
+    if match:
+      page = path.parent.relative_to(ROOT / 'docs') / 'README.md'
+      found.setdefault(match[1], []).extend(
+        _result_lines(result, page=page.as_posix())
+      )
+  return found
+
+
+def _result_lines(result: dict[str, Any], *, page: str) -> list[str]:
+  rows = [
+    f'| {_KINDS.get(row["kind"], row["kind"])} | '
+    f'{_percent(row["probe_all"])} | {_percent(row["knn"])} |'
+    for row in result['comparison']['rows']
+  ]
+  return [
+    '',
+    f'Measured with this code, on {result["hardware"]} ([all of it]({page})):',
+    '',
+    '| features | linear probe | kNN |',
+    '|---|---|---|',
+    *rows,
+  ]
+
+
+def _percent(score: dict[str, Any] | None) -> str:
+  if score is None:
+    return '-'
+  low, high = (100 * end for end in score['interval'])
+  return f'{100 * score["top1"]:.1f} % [{low:.1f}, {high:.1f}]'
+
+
+def page(introduction: str) -> str:
+  """Markdown: docs/recipes.md as written by hand, then each file."""
+  lines = [introduction.rstrip()]
+  results = measured()
+  for path in recipe_files():
+    name = path.relative_to(ROOT).as_posix()
+    module = _load(path)
+    header = (ast.get_docstring(ast.parse(path.read_text())) or '').strip()
+    lines += ['', f'## {name}', '', '```text', header, '```']
+    for preset, config in module.PRESETS.items():
+      lines += [
+        '',
+        f'### {name}:{preset}',
+        '',
+        'What differs from the [defaults](reference/config.md):',
+        '',
+        '| field | value |',
+        '|---|---|',
+        *(f'| `{f}` | `{v!r}` |' for f, v in differences(config).items()),
+        *results.get(f'{name}:{preset}', []),
+      ]
+  return '\n'.join(lines) + '\n'
+
+
+def _load(path: pathlib.Path) -> types.ModuleType:
+  spec = importlib.util.spec_from_file_location(f'recipe_{path.stem}', path)
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

@@ -1,0 +1,70 @@
+"""The page of recipes shows every preset, and what it changes."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import re
+
+from docs_site import recipes_page
+from simclr_jax import config as config_lib
+from simclr_jax import losses
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_every_golden_config_is_shown_and_rebuilt_from_its_differences():
+  page = recipes_page.page('# Recipes')
+  golden = sorted((ROOT / 'tests/golden_configs').glob('*.txt'))
+  assert golden
+  defaults = config_lib.to_dict(config_lib.Config())
+  for path in golden:
+    file, preset = path.stem.split('.')[-2:]
+    (title,) = re.findall(
+      rf'^### (configs/\S*{file}\.py:{preset})$', page, re.M
+    )
+    section = page.partition(f'### {title}\n')[2].partition('\n##')[0]
+    changed = dict(re.findall(r'^\| `([\w.]+)` \| `(.*)` \|$', section, re.M))
+    for line in path.read_text().splitlines():
+      field, _, value = line.removeprefix('config.').partition(' = ')
+      at = defaults
+      for part in field.split('.'):
+        at = at[part]
+      assert changed.pop(field, repr(at)) == value, (title, field)
+    assert not changed
+
+
+def test_headers_are_shown_as_they_are():
+  page = recipes_page.page('# Recipes')
+  for path in recipes_page.recipe_files():
+    assert path.read_text().splitlines()[0].strip('"') in page
+
+
+def test_loss_of_embeddings_that_tell_nothing():
+  text = (ROOT / 'docs/recipes.md').read_text()
+  rows = re.findall(
+    r'^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|', text, re.M
+  )
+  assert len(rows) >= 4
+  for batch, official, paper, accuracy in rows:
+    chance = losses.chance_loss(int(batch), 'official')
+    assert math.isclose(float(official), chance, abs_tol=0.005)
+    assert math.isclose(
+      float(paper), losses.chance_loss(int(batch), 'paper'), abs_tol=0.005
+    )
+    assert math.isclose(float(accuracy), 1 / int(batch), abs_tol=5e-5)
+
+
+def test_a_recorded_run_stands_under_its_preset():
+  page = recipes_page.page('# Recipes')
+  _, _, section = page.partition('### configs/cifar10.py:cpu\n')
+  section = section.partition('\n##')[0]
+  result = json.loads(
+    (ROOT / 'docs/results/cifar10_cpu/result.json').read_text()
+  )
+  assert result['hardware'] in section
+  for row in result['comparison']['rows']:
+    for score in (row['probe_all'], row['knn']):
+      assert f'{100 * score["top1"]:.1f} %' in section
+  assert page.count('Measured with this code') == len(recipes_page.measured())
