@@ -145,9 +145,8 @@ def check_recipe(
         f'{TITLES[name]} of the last checkpoint is not compared: run '
         f'simclr_jax.{_JUDGED[name]} --checkpoint={workdir} first'
       )
-  points = _compare(
-    found, curve, metrics, {k: final[k] for k in judged if k in final}
-  )
+  at_end = {name: final[name] for name in judged if name in final}
+  points = _compare(found, curve, metrics, at_end)
   passed = all(point.good for point in points) if points else None
   return Verdict(found, points, passed, tuple(notes))
 

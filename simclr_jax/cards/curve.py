@@ -15,6 +15,8 @@ CURVE = (
   'images_per_second',
   'input_wait_percent',
 )
+# Of a checkpoint, not of a batch.
+_EVALUATED = ('knn_top1',)
 _SPREAD_ROWS = 12
 
 
@@ -49,12 +51,14 @@ def make_curve(
     for name in CURVE:
       if name in record:
         row.setdefault(name, []).append(record[name])
+
+  def reduce(name: str, values: list[Any]) -> Any:
+    if average and name not in _EVALUATED:
+      return statistics.fmean(map(float, values))
+    return values[-1]
+
   return [
-    {'epoch': epoch}
-    | {
-      k: statistics.fmean(map(float, v)) if average else v[-1]
-      for k, v in row.items()
-    }
+    {'epoch': epoch} | {k: reduce(k, v) for k, v in row.items()}
     for epoch, row in sorted(by_epoch.items())
   ]
 

@@ -75,6 +75,7 @@ def training_curves(
 
 
 def style_axes(axes: Any, title: str) -> None:
+  """The look of all plots: a title at the left, a light grid, no box."""
   axes.set_title(title, loc='left', fontsize=10.5, color=INK)
   axes.set_xlabel('step', fontsize=9, color=MUTED)
   axes.grid(color=GRID, lw=0.8)

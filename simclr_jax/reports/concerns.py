@@ -1,4 +1,4 @@
-"""Warnings: alarms of the run, recipe advice, what was skipped or is missing."""
+"""Warnings: alarms of the run, recipe advice, what was skipped or lacks."""
 
 from __future__ import annotations
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import dataclasses
 import math
+import statistics
 
 from simclr_jax import losses, models
 from simclr_jax.evaluation import plots
 from simclr_jax.reports import document, figures
 from simclr_jax.reports.run_data import RunData, finite
 
+# Per cent of the time.
+_LONG_WAIT = 10
 _DIAGNOSTICS = 'config.train.diagnostics_every = {every!r}'
 
 
@@ -191,12 +194,12 @@ def speed(run: RunData) -> document.Section | document.Missing:
     f'{software.get("device_kind", "unknown device")}'
   )
   waits = [value for _, value in finite(run.series('input_wait_percent'))]
-  late = sorted(waits[len(waits) // 2 :])
+  late = statistics.median(waits[len(waits) // 2 :]) if waits else 0.0
   warnings: tuple[str, ...] = ()
-  if late and late[len(late) // 2] > 10:
+  if late > _LONG_WAIT:
     warnings = (
-      f'In the second half of the run the devices waited {late[len(late) // 2]:.0f} % '
-      'of the time for pictures: more data.num_workers, or data.augment_on = '
+      f'In the second half of the run the devices waited {late:.0f} % of the '
+      'time for pictures: more data.num_workers, or data.augment_on = '
       "'hybrid' or 'device', would make the run faster.",
     )
   return dataclasses.replace(

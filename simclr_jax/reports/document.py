@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Cell(NamedTuple):
@@ -40,8 +40,9 @@ class Picture:
     png: The bytes of the file.
     alt: What a person who cannot see it should know.
     caption: Printed under it.
-    is_sheet: Of photographs: as wide as the page, with colours that mean
-      something. A plot is small, and a dark page inverts it.
+    form: 'plot' is small, and a dark page inverts it; 'map' takes half of the
+      page and keeps its colours, as does a 'sheet' of photographs, which takes
+      all of it.
     in_folder: Whether it is also kept as a file beside the page.
   """
 
@@ -49,7 +50,7 @@ class Picture:
   png: bytes
   alt: str
   caption: str = ''
-  is_sheet: bool = False
+  form: Literal['plot', 'map', 'sheet'] = 'plot'
   in_folder: bool = False
 
 

@@ -18,6 +18,7 @@ _FEWEST = 10
 _PCA_DIM = 50
 _PERPLEXITY = 30.0
 _NEIGHBOURS = 10
+# Pictures along a side of the map, at most.
 _PER_SIDE = 20
 _SEED = 0
 _HEADING = 'Map of embeddings'
@@ -46,7 +47,8 @@ def section(
     )
   places, kept = project(h)
   images = read_images(judged.test, rows, run.config)
-  tiles, shown = figures.picture_map(places, images, per_side=_PER_SIDE)
+  per_side = min(_PER_SIDE, max(6, round(len(rows) ** 0.5)))
+  tiles, shown = figures.picture_map(places, images, per_side=per_side)
   which = 'held-out' if judged.held_out else 'training'
   pictures = []
   notes: tuple[str, ...] = ()
@@ -60,16 +62,15 @@ def section(
       alt=f'{len(shown)} {which} pictures laid out so that pictures with like '
       'features are near each other.',
       caption='The same map in pictures.' if judged.labelled else '',
-      is_sheet=True,
+      form='map',
     )
   )
   return document.Section(
     _HEADING,
-    f'h of {len(rows):,}{f" of {total:,}" if len(rows) < total else ""} {which} '
-    f'pictures, scaled to length 1, on a plane (t-SNE, perplexity '
-    f'{_perplexity(len(rows)):g}). Neighbours on the map are neighbours in h to '
-    f'{kept:.0%} (trustworthiness, {_NEIGHBOURS} neighbours; 50 % is chance). '
-    + _AXES,
+    f'h of {len(rows):,} of {total:,} {which} pictures, scaled to length 1, on '
+    f'a plane (t-SNE, perplexity {_perplexity(len(rows)):.3g}). Neighbours on '
+    f'the map are neighbours in h to {kept:.0%} (trustworthiness, '
+    f'{_NEIGHBOURS} neighbours; 50 % is chance). {_AXES}',
     pictures=tuple(pictures),
     notes=notes,
   )
@@ -123,6 +124,6 @@ def _points(
     + '. Pretraining saw no class.',
     caption='In the colours of the classes, which pretraining did not see; a '
     'name stands where its class is densest.',
-    is_sheet=True,
+    form='map',
   )
   return picture, notes

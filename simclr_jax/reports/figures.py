@@ -33,7 +33,7 @@ COLOURS = (
   '#6b7280',
 )
 _DASHES = ('-', '--', '-.', ':')
-_SIZE = (4.4, 3.0)  # inches
+_SIZE = (4.1, 2.8)  # inches
 _DPI = 150
 
 
@@ -140,7 +140,10 @@ def histograms(
   """
   figure, axes = _panel()
   everything = np.concatenate([v.ravel() for v in values.values()])
-  bins = np.linspace(everything.min(), everything.max() + 1e-6, 61)
+  low, high = float(everything.min()), float(everything.max())
+  # Also where all values are the same.
+  margin = max(1e-3, 0.02 * (high - low))
+  bins = np.linspace(low - margin, high + margin, 61)
   for i, (name, numbers) in enumerate(values.items()):
     axes.hist(
       numbers.ravel(),
@@ -173,7 +176,7 @@ def scatter(
     groups: Name -> rows.
     others: Rows in grey.
   """
-  figure = Figure(figsize=(7.6, 7.0), layout='constrained')
+  figure = Figure(figsize=(5.6, 5.6), layout='constrained')
   axes = figure.subplots()
   if others is not None and len(others):
     axes.scatter(*places_nx2[others].T, s=9, color='#c5ccd4', lw=0)
@@ -187,7 +190,7 @@ def scatter(
       places_nx2[rows][_densest(places_nx2[rows])],
       ha='center',
       va='center',
-      fontsize=10.5,
+      fontsize=10,
       weight='bold',
       color=INK,
       bbox={
@@ -230,7 +233,7 @@ def picture_map(
     canvas[top : top + height, column * width : (column + 1) * width] = images[
       row
     ]
-  figure = Figure(figsize=(7.6, 7.6))
+  figure = Figure(figsize=(5.6, 5.6))
   axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
   axes.imshow(np.clip(canvas, 0, 1), interpolation='nearest')
   _bare(axes)

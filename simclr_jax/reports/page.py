@@ -79,10 +79,10 @@ def _section(section: document_lib.Section) -> str:
     items = ''.join(f'<li>{html.escape(w)}</li>' for w in section.warnings)
     parts.append(f'<ul class="warnings">{items}</ul>')
   parts += [_table(table) for table in section.tables]
-  plots = [_figure(p) for p in section.pictures if not p.is_sheet]
-  if plots:
-    parts.append(f'<div class="panels">{"".join(plots)}</div>')
-  parts += [_figure(p) for p in section.pictures if p.is_sheet]
+  for form in ('plot', 'map', 'sheet'):
+    found = [_figure(p) for p in section.pictures if p.form == form]
+    if found:
+      parts.append(f'<div class="{form}s">{"".join(found)}</div>')
   parts += [
     f'<p class="notes">{html.escape(note)}</p>' for note in section.notes
   ]
@@ -97,7 +97,7 @@ def _figure(picture: document_lib.Picture) -> str:
   # Width and height, so that nothing jumps while pictures are decoded.
   width, height = _png_size(picture.png)
   return (
-    f'<figure class="{"sheet" if picture.is_sheet else "plot"}">'
+    f'<figure class="{picture.form}">'
     f'<img alt="{html.escape(picture.alt)}" width="{width}" height="{height}" '
     f'src="data:image/png;base64,{encoded}">{caption}</figure>'
   )

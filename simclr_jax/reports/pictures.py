@@ -50,7 +50,7 @@ def views(run: RunData) -> document.Section:
         png,
         alt=f'{count} training pictures, each beside two random distortions '
         'of it as training saw them.',
-        is_sheet=True,
+        form='sheet',
         in_folder=True,
       ),
     ),
@@ -104,7 +104,7 @@ def nearest(run: RunData, judged: Judged) -> document.Section:
         plots.to_png(figure),
         alt=f'{len(rows)} pictures, each with its {count} nearest training '
         f'pictures by the pretrained encoder and by a random one.{shares}.',
-        is_sheet=True,
+        form='sheet',
         in_folder=True,
       ),
     ),

@@ -32,7 +32,7 @@ def facts(run: RunData) -> tuple[tuple[str, str], ...]:
     ('Checkpoint', f'{run.loaded.path} ({run.loaded.fingerprint[:12]})'),
     (
       'Made with',
-      f'simclr_jax {packages.get("simclr_jax", "?")} at {revision[:12]}{dirty}, '
+      f'simclr_jax {packages.get("simclr_jax", "?")} ({revision[:12]}{dirty}), '
       f'jax {packages.get("jax", "?")}, '
       f'{software.get("num_devices", "?")} x '
       f'{software.get("device_kind", "unknown device")}',

@@ -135,8 +135,8 @@ def _caption(groups: Mapping[str, np.ndarray]) -> str:
 
 def _describe(name: str, groups: Mapping[str, np.ndarray]) -> str:
   parts = ', '.join(
-    f'{group} {np.mean(values):.2f} (middle half {np.quantile(values, 0.25):.2f}'
-    f' to {np.quantile(values, 0.75):.2f})'
+    f'{group} {np.mean(values):.2f} (half of them in '
+    f'{np.quantile(values, 0.25):.2f} to {np.quantile(values, 0.75):.2f})'
     for group, values in groups.items()
   )
   return f'Histograms of cosines of {name}; means: {parts}.'

@@ -13,7 +13,7 @@ STYLE = """
   --accent: #7aa2ff; --warn: #ffb866; --warn-card: #2a2118; --good: #6bd49b;
   --bad: #ff8a80; }
   .plot img { filter: invert(.9) hue-rotate(180deg); }
-  .sheet img { background: white; } }
+  .map img, .sheet img { background: white; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink);
   background: var(--page); max-width: 1120px; margin: 0 auto;
@@ -27,14 +27,17 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap;
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr);
   gap: .15rem 1.4rem; margin: 0; } dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
-.panels { display: grid; gap: .9rem; margin: .6rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
+.plots, .maps { display: grid; gap: .9rem; margin: .6rem 0; }
+.plots { grid-template-columns:
+  repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
+.maps { grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
+  max-width: 1120px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: .7rem; }
 figure.sheet { overflow-x: auto; margin: .6rem 0; }
 figcaption { color: var(--muted); font-size: .88rem; margin-top: .4rem; }
 img { display: block; max-width: 100%; height: auto; }
-.plot img { width: 100%; }
+.plot img, .map img { width: 100%; }
 .sheet img { min-width: 620px; border-radius: 4px; margin: 0 auto; }
 .scroll { overflow-x: auto; background: var(--card); border-radius: 10px;
   border: 1px solid var(--line); padding: .2rem .9rem; margin: .6rem 0; }

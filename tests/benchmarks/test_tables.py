@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import step_table
 from simclr_jax import durations
+from simclr_jax.cards import curve as curve_lib
 
 
 def _row(framework: str, **values: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
-from simclr_jax import models, report, resolve
+from simclr_jax import models, report, reports, resolve
 from simclr_jax.evaluation import comparison, intervals
 from simclr_jax.training import checkpoint, metrics, passport
 from simclr_jax.training import mesh as mesh_lib
@@ -85,7 +85,7 @@ def workdir(tmp_path_factory):
 
 
 def test_writes_page_pictures_and_table(workdir):
-  made = report.make_report(
+  made = reports.make_report(
     workdir, labels_per_class=2, mesh=mesh_lib.make_mesh(jax.devices()[:1])
   )
   folder = workdir / 'report'
@@ -208,7 +208,7 @@ def _compared(features, config, **unused):
 def test_pixels_that_fill_the_memory_are_left_out(workdir, monkeypatch):
   monkeypatch.setattr(report, 'MAX_RAW_PIXEL_BYTES', 200 * 8 * 8 * 3 * 4 - 1)
   monkeypatch.setattr(report.comparison_lib, 'compare', _compared)
-  made = report.make_report(
+  made = reports.make_report(
     workdir, labels_per_class=2, mesh=mesh_lib.make_mesh(jax.devices()[:1])
   )
   kinds = [row.kind for row in made.comparison.rows]
