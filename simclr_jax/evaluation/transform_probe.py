@@ -239,8 +239,8 @@ def format_table(report: jobs.Report) -> str:
   """For a terminal."""
   result = report['result']
   lines = [
-    f'linear probe of {report["encoder"]}, step {report["step"]}: accuracy on h '
-    f'({result["dim_h"]} wide) and z ({result["dim_z"]}), with 95 % intervals',
+    f'linear probe of {report["encoder"]}, step {report["step"]}: accuracy on '
+    f'h ({result["dim_h"]} wide), z ({result["dim_z"]}), with 95 % intervals',
     f'{"":<10}{"h":>22}{"z":>22}{"chance":>9}   better   paper (h, z)',
   ]
   for task in result['tasks']:
