@@ -8,6 +8,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.cards import card as card_lib
+from tests import small_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
   run = card_lib.CardRun(0, [{'epoch': 1, 'contrast_loss': 5.0}], {})
   card = card_lib.Card(
     'x',
-    config_lib.replace(config_lib.Config(), knn={'ks': (3,)}),
+    config_lib.replace(small_run.CONFIG, knn={'ks': (3,)}),
     {'fingerprint': 'f'},
     'command',
     'hardware',

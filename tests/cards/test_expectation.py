@@ -41,7 +41,7 @@ def test_interval_of_one_epoch_is_the_textbooks():
 def test_one_sound_run_in_a_hundred_fails(num_runs, num_epochs):
   """What the module promises, by simulation."""
   generator = np.random.default_rng(0)
-  failed, repeats = 0, 1500
+  failed, repeats = 0, 24_000 // num_epochs // 2
   curve = 5 - np.log(1 + np.arange(num_epochs))
   for _ in range(repeats):
     *known, new = curve + generator.normal(0, 0.1, (num_runs + 1, num_epochs))
