@@ -16,7 +16,12 @@ _PREFIX = 'alarm_'
 
 def section(run: RunData) -> document.Section:
   """Always there: that there is nothing to warn of is worth a line."""
-  found = (*_progress(run), *_pictures(run), *_alarms(run), *_advice(run))
+  facts = _facts(run)
+  found = (*_progress(run), *_pictures(run), *_alarms(run))
+  if facts is not None:
+    found += tuple(
+      f'{item.field}: {item.text}.' for item in advice.find(run.config, facts)
+    )
   text = (
     'What the run itself, its metrics and its recipe give reason to look at.'
     if found
@@ -25,9 +30,10 @@ def section(run: RunData) -> document.Section:
   notes = []
   if not run.records:
     notes.append('Alarms were not looked for: there are no metrics.')
-  if not run.derived:
+  if facts is None:
     notes.append(
-      'Recipe advice was not asked: the passport has no derived numbers.'
+      'Recipe advice was not asked: the passport lacks the derived numbers that '
+      'it needs (an imported checkpoint, or one of an older version).'
     )
   return document.Section('Warnings', text, warnings=found, notes=tuple(notes))
 
@@ -94,13 +100,13 @@ def _chance(run: RunData) -> float | None:
   return losses.chance_loss(run.config.train.batch_size, run.config.loss.scale)
 
 
-def _advice(run: RunData) -> Iterator[str]:
-  """Rules of `simclr_jax.plan` that need no plan."""
+def _facts(run: RunData) -> advice.Facts | None:
+  """For those rules of `simclr_jax.plan` that need no plan."""
   names = {field.name for field in dataclasses.fields(resolve.Resolved)}
   if not names <= run.derived.keys():
-    return
+    return None
   software = run.passport.get('software', {})
-  facts = advice.Facts(
+  return advice.Facts(
     resolved=resolve.Resolved(**{name: run.derived[name] for name in names}),
     topology=topology.local(
       str(software.get('device_kind', '')),
@@ -110,5 +116,3 @@ def _advice(run: RunData) -> Iterator[str]:
       memory_per_device=None,
     ),
   )
-  for found in advice.find(run.config, facts):
-    yield f'{found.field}: {found.text}.'

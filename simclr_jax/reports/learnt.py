@@ -38,7 +38,7 @@ def judge(
     'random_init': encoder_lib.make_random_encoder(
       config, mesh=run.mesh, seed=config.seed
     ),
-    'checkpoint': encoder_lib.make_encoder(run.loaded, mesh=run.mesh),
+    'checkpoint': run.encoder,
   }
   if not config.data.test_split:
     if run.train.num_examples < 2:

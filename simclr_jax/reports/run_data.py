@@ -16,6 +16,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
 from simclr_jax.data import pipeline
 from simclr_jax.evaluation import comparison as comparison_lib
+from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.training import checkpoint
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
@@ -33,7 +34,7 @@ class RunData:
     config: Of its passport.
     train: Training pictures.
     records: Lines of metrics.jsonl up to the checkpoint.
-    mesh: Axis 'data'.
+    encoder: That of the checkpoint.
   """
 
   workdir: epath.Path
@@ -41,7 +42,12 @@ class RunData:
   config: config_lib.Config
   train: data_lib.Source
   records: Records
-  mesh: Mesh
+  encoder: encoder_lib.Encoder
+
+  @property
+  def mesh(self) -> Mesh:
+    """Axis 'data'."""
+    return self.encoder.mesh
 
   @property
   def passport(self) -> Mapping[str, Any]:
@@ -108,7 +114,7 @@ def open_run(
       config.data, config.data.train_split, workdir=os.fspath(workdir)
     ),
     records=tuple(r for r in records if r['step'] <= loaded.step),
-    mesh=mesh,
+    encoder=encoder_lib.make_encoder(loaded, mesh=mesh),
   )
 
 

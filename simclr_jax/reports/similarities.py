@@ -11,14 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from simclr_jax.data import pipeline
-from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import neighbours
 from simclr_jax.reports import document, figures
 from simclr_jax.reports.run_data import RunData
 
 # Pictures: 2 * 256 views have 130,560 negative pairs.
 NUM_PICTURES = 256
-_BATCH = 64
 _HEADING = 'Similarities'
 _POSITIVE = 'two views of a picture'
 _SAME, _OTHER = 'two pictures, same class', 'two pictures, other class'
@@ -101,8 +99,10 @@ def _encode_views(
   run: RunData, count: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """h and z [2 * count, ...] of views in training's order, and labels."""
-  encoder = encoder_lib.make_encoder(run.loaded, mesh=run.mesh)
-  batch_size = min(_BATCH, count)
+  # Batches of the size of an evaluation's: no program is compiled for these.
+  num_rows = run.config.eval.batch_size
+  num_rows += -num_rows % len(run.mesh.local_devices)
+  batch_size = max(1, min(num_rows // 2, count))
   batches = pipeline.train_batches(
     run.train,
     data=run.config.data,
@@ -115,9 +115,9 @@ def _encode_views(
   labels = []
   for batch in batches:
     views = batch['views'].reshape(-1, *batch['views'].shape[2:])
-    missing = -len(views) % len(encoder.mesh.local_devices)
+    missing = max(num_rows - len(views), -len(views) % run.mesh.size)
     padded = np.pad(views, [(0, missing), (0, 0), (0, 0), (0, 0)])
-    encoded = neighbours.to_host(encoder.encode(padded))
+    encoded = neighbours.to_host(run.encoder.encode(padded))
     for name, values in parts.items():
       values.append(encoded[name][: len(views)])
     labels.append(batch['label'])
