@@ -40,7 +40,6 @@ from simclr_jax import (
   processes,
 )
 from simclr_jax import config as config_lib
-from simclr_jax.cards import check
 from simclr_jax.training import checkpoint, failures, loop, storage
 from simclr_jax.training import run as run_lib
 from simclr_jax.training import watchdog as watchdog_lib
@@ -116,14 +115,6 @@ def make_evaluate_fn(run: run_lib.Run, workdir: str) -> loop.EvaluateFn | None:
   return evaluate
 
 
-def _check_recipe() -> int:
-  """Says how the finished run compares; the exit code."""
-  verdict = cards.check_recipe(str(_WORKDIR.value))
-  if processes.own_index() == 0:
-    print(check.format_verdict(verdict), flush=True)
-  return cards.exit_code(verdict)
-
-
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
 
@@ -143,7 +134,9 @@ def main(argv: list[str]) -> int:
     )
     if not outcome.finished:
       return console.EXIT_STOPPED
-    return _check_recipe() if _CHECK_RECIPE.value else 0
+    if not _CHECK_RECIPE.value:
+      return 0
+    return cards.announce(cards.check_recipe(str(_WORKDIR.value)))
 
   return multi_process.run(
     pretrain,

@@ -24,7 +24,6 @@ import sys
 from absl import flags, logging
 
 from simclr_jax import cards, console, reports
-from simclr_jax.cards import check
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.training import checkpoint
 
@@ -41,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   console.start()
   try:
     if options.check_recipe:
-      verdict = cards.check_recipe(options.workdir, step=options.step)
-      print(check.format_verdict(verdict))
-      return cards.exit_code(verdict)
+      return cards.announce(
+        cards.check_recipe(options.workdir, step=options.step)
+      )
     report = reports.make_report(
       options.workdir,
       labels_per_class=options.labels_per_class,

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from simclr_jax import config as config_lib
-from simclr_jax import console
+from simclr_jax import console, processes
 from simclr_jax.cards import card as card_lib
 from simclr_jax.cards import curve as curve_lib
 from simclr_jax.cards import expectation
@@ -79,6 +79,16 @@ class Verdict:
     )
     word = 'pass' if self.passed else 'FAIL'
     return f'recipe check against {self.card.name}: {word}, {found}'
+
+
+def announce(verdict: Verdict) -> int:
+  """Says how a run compares; the exit code of a command that was asked."""
+  if processes.own_index() == 0:
+    if verdict.passed is None:
+      console.say(format_verdict(verdict))
+    else:
+      print(format_verdict(verdict), flush=True)
+  return exit_code(verdict)
 
 
 def exit_code(verdict: Verdict) -> int:

@@ -32,8 +32,8 @@ def section(run: RunData) -> document.Section:
     notes.append('Alarms were not looked for: there are no metrics.')
   if facts is None:
     notes.append(
-      'Recipe advice was not asked: the passport lacks the derived numbers that '
-      'it needs (an imported checkpoint, or one of an older version).'
+      'Recipe advice was not asked: the passport lacks derived numbers that it '
+      'needs (an imported checkpoint, or one of an older version).'
     )
   return document.Section('Warnings', text, warnings=found, notes=tuple(notes))
 

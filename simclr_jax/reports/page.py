@@ -78,11 +78,11 @@ def _section(section: document_lib.Section) -> str:
   if section.warnings:
     items = ''.join(f'<li>{html.escape(w)}</li>' for w in section.warnings)
     parts.append(f'<ul class="warnings">{items}</ul>')
-  parts += [_table(table) for table in section.tables]
   for form in ('plot', 'map', 'sheet'):
     found = [_figure(p) for p in section.pictures if p.form == form]
     if found:
       parts.append(f'<div class="{form}s">{"".join(found)}</div>')
+  parts += [_table(table) for table in section.tables]
   parts += [
     f'<p class="notes">{html.escape(note)}</p>' for note in section.notes
   ]

@@ -292,6 +292,12 @@ COMMAND_LINES = [
     '--setp',
   ),
   Row(
+    'recipe without a card',
+    'report',
+    lambda folder: [f'--workdir={folder.parent / "run"}', '--check_recipe'],
+    'no measured card',
+  ),
+  Row(
     'report of a text step',
     'report',
     lambda _: ['--workdir=x', '--step=x'],

@@ -163,4 +163,5 @@ def test_command_says_so_by_its_exit_code(workdir, card, monkeypatch, capsys):
   assert 'recipe check against the recipe: pass' in capsys.readouterr().out
   monkeypatch.setattr(check.card_lib, 'load_all', list)
   assert report.main(flags) == 2
+  assert 'error: recipe check: no measured card' in capsys.readouterr().err
   assert not (workdir / 'report').exists()
