@@ -1,7 +1,7 @@
 """h against z of pretrained encoders and random ones: a result to commit.
 
   python -m benchmarks.transforms --checkpoint=runs/cifar10_cpu \
-    --pretrained_by='python -m simclr_jax.main --config=configs/cifar10.py:cpu' \
+    --pretrained_by='python -m simclr_jax.main ...' \
     --out=docs/results/probe_transforms_cifar10_cpu.json
 
 What `simclr_jax.probe_transforms` finds for the checkpoint and for the same
