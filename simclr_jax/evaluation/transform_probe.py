@@ -201,22 +201,11 @@ def _judge(
   """One row of the table."""
   scores = {}
   for layer in LAYERS:
-    if name == CLASSES:
-      both = [
-        dataclasses.replace(
-          split['original'], h=getattr(split['original'], layer)
-        )
-        for split in (train, test)
-      ]
-    else:
-      wanted = TASKS[name].variants
-      both = [
-        transforms.one_variant_each(
-          {v: split[v] for v in wanted}, layer=layer, seed=_SEED + i
-        )
-        for i, split in enumerate((train, test))
-      ]
-    scores[layer] = linear_probe.probe_features(*both, probe)
+    fitted, held_out = (
+      _answers(name, split, layer=layer, seed=_SEED + i)
+      for i, split in enumerate((train, test))
+    )
+    scores[layer] = linear_probe.probe_features(fitted, held_out, probe)
   task = TASKS.get(name)
   return TaskResult(
     task=name,
@@ -227,6 +216,21 @@ def _judge(
     paper=task.paper if task else None,
     direction=_direction(scores['h'], scores['z']),
   )
+
+
+def _answers(
+  name: str,
+  split: Mapping[str, features_lib.Features],
+  *,
+  layer: str,
+  seed: int,
+) -> features_lib.Features:
+  """What a task asks of a layer, with the right answers as labels."""
+  if name == CLASSES:
+    original = split['original']
+    return dataclasses.replace(original, h=getattr(original, layer))
+  variants = {variant: split[variant] for variant in TASKS[name].variants}
+  return transforms.one_variant_each(variants, layer=layer, seed=seed)
 
 
 def _direction(h: linear_probe.ProbeResult, z: linear_probe.ProbeResult) -> str:

@@ -31,16 +31,16 @@ def make(noise_std: float) -> dict[str, TransformFn]:
     'gray': lambda images, generator: np.repeat(
       (images @ np.array(LUMA, np.float32))[..., None], 3, axis=-1
     ),
-    **{
-      f'rotated_{90 * k}': lambda images, generator, k=k: np.rot90(
-        images, k, axes=(1, 2)
-      )
-      for k in (1, 2, 3)
-    },
+    **{f'rotated_{90 * k}': _turn(k) for k in (1, 2, 3)},
     'noisy': lambda images, generator: np.clip(
       images + generator.normal(0, noise_std, images.shape), 0, 1
     ).astype(images.dtype),
   }
+
+
+def _turn(quarters: int) -> TransformFn:
+  """Rotation against the clock."""
+  return lambda images, generator: np.rot90(images, quarters, axes=(1, 2))
 
 
 @dataclasses.dataclass

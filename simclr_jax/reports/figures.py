@@ -179,10 +179,12 @@ def scatter(
   figure = Figure(figsize=(5.6, 5.6), layout='constrained')
   axes = figure.subplots()
   if others is not None and len(others):
-    axes.scatter(*places_nx2[others].T, s=9, color='#c5ccd4', lw=0)
+    x, y = places_nx2[others].T
+    axes.scatter(x, y, s=9, color='#c5ccd4', lw=0)
   for i, (name, rows) in enumerate(groups.items()):
     colour = COLOURS[i % len(COLOURS)]
-    axes.scatter(*places_nx2[rows].T, s=13, color=colour, alpha=0.75, lw=0)
+    x, y = places_nx2[rows].T
+    axes.scatter(x, y, s=13, color=colour, alpha=0.75, lw=0)
     # The densest place of a class that lies in pieces is better than the
     # middle, where nothing may be.
     axes.annotate(
