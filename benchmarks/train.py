@@ -24,10 +24,11 @@ from typing import Any
 from absl import app, flags
 import jax
 
-from benchmarks import recipe_curve, result_file
+from benchmarks import result_file
 from simclr_jax import config as config_lib
 from simclr_jax import console
 from simclr_jax import main as pretrain_command
+from simclr_jax.cards import curve as curve_lib
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint
 from simclr_jax.training import metrics as metrics_lib
@@ -72,7 +73,7 @@ def measure(config: config_lib.Config, workdir: str) -> dict[str, Any]:
     'knn': knn,
     'compilation_cache': settings.jax_enable_compilation_cache,
     'seed': config.seed,
-    'curve': recipe_curve.make_curve(
+    'curve': curve_lib.make_curve(
       records,
       steps_per_epoch=derived['steps_per_epoch'],
       total_steps=derived['total_steps'],
@@ -107,7 +108,7 @@ def make_table(row: dict[str, Any]) -> str:
       + f', {row["images_per_second"]:.0f} images/s',
       f'input wait    {row["input_wait_percent"]:.1f} %',
     ]
-  return '\n'.join([*lines, recipe_curve.make_table(row['curve'])])
+  return '\n'.join([*lines, curve_lib.make_table(row['curve'])])
 
 
 def main(argv: list[str]) -> None:

@@ -8,10 +8,15 @@ slices, GKE, SLURM and Open MPI are recognised (`--distributed`), elsewhere
 SIGTERM and Ctrl-C, in any of the processes, end all after the same step with a
 checkpoint; a second one ends the process at once.
 
+`--check_recipe` compares the finished run (also one that had finished before)
+with the card of its recipe: loss, contrastive accuracy and kNN by epoch.
+
 Exit codes:
-  0   finished
-  1   failed: a loss that is no number, no readable checkpoint, a full disk
-  2   the command, the config, the data or the workdir is wrong
+  0   finished (and, with --check_recipe, as its recipe is known to go)
+  1   failed: a loss that is no number, no readable checkpoint, a full disk; or
+      the run is not as --check_recipe expects
+  2   the command, the config, the data or the workdir is wrong; or there is no
+      measured card for --check_recipe
   69  another process was lost (--peer_timeout), did not come (--init_timeout),
       or a step did not end (--stall_timeout): the same command continues
   75  stopped by a signal after saving: the same command continues
@@ -26,14 +31,15 @@ from collections.abc import Callable, Mapping
 from absl import app, flags
 from ml_collections import config_flags
 
-from simclr_jax import config as config_lib
 from simclr_jax import (
+  cards,
   console,
   evaluation,
   flag_errors,
   multi_process,
   processes,
 )
+from simclr_jax import config as config_lib
 from simclr_jax.training import checkpoint, failures, loop, storage
 from simclr_jax.training import run as run_lib
 from simclr_jax.training import watchdog as watchdog_lib
@@ -57,6 +63,11 @@ _STALL_TIMEOUT = flags.DEFINE_float(
   1800.0,
   'Longest time for one step, in seconds, after which this process ends; '
   'compiling, saves and evaluations are not counted. 0: any.',
+)
+_CHECK_RECIPE = flags.DEFINE_bool(
+  'check_recipe',
+  False,
+  'At the end, compare the run with the measured card of its recipe.',
 )
 flags.adopt_module_key_flags(multi_process)
 
@@ -121,7 +132,11 @@ def main(argv: list[str]) -> int:
       watchdog=watchdog,
       continue_from=_CONTINUE_FROM.value,
     )
-    return 0 if outcome.finished else console.EXIT_STOPPED
+    if not outcome.finished:
+      return console.EXIT_STOPPED
+    if not _CHECK_RECIPE.value:
+      return 0
+    return cards.announce(cards.check_recipe(str(_WORKDIR.value)))
 
   return multi_process.run(
     pretrain,

@@ -35,7 +35,7 @@ _IMPORTS = (
   'simclr_jax.data.preparation',
   'simclr_jax.evaluation.jobs',
   'simclr_jax.evaluation.plots',
-  'simclr_jax.evaluation.page',
+  'simclr_jax.reports.page',
   'cloudpickle',
   'cv2',
   'pyarrow.parquet',

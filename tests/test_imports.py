@@ -38,6 +38,8 @@ RANKS = {
   'importers': 5,
   'exporters': 6,
   'planning': 4,
+  'cards': 5,
+  'reports': 6,
   'commands': 7,
 }
 ROOT_FILES = (

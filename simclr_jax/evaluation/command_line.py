@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -103,6 +104,7 @@ def run(
   *,
   section: str,
   judge_fn: Callable[..., jobs.Report],
+  summary_fn: Callable[[jobs.Report], str] = jobs.summary,
 ) -> int:
   """Judges what the flags say; returns the exit code.
 
@@ -121,7 +123,7 @@ def run(
       {f'--{flag.name}': flag.value for flag in given} | {'fields': changes},
       consequence='give every process the same flags',
     )
-    return _judge(changes, kind, judge_fn)
+    return _judge(changes, kind, judge_fn, summary_fn)
 
   return multi_process.run(
     judge,
@@ -177,12 +179,14 @@ def _judge(
   changes: dict[str, dict[str, Any]],
   kind: str,
   judge_fn: Callable[..., jobs.Report],
+  summary_fn: Callable[[jobs.Report], str],
 ) -> int:
   """One checkpoint, or all of a running pretraining; the exit code."""
 
   def judge(loaded: checkpoint.LoadedEncoder) -> jobs.Report:
     subject = jobs.open_subject(loaded, kind=kind, overrides=changes)
-    report = judge_fn(subject, out=OUT.value, show_fn=_show)
+    show_fn = functools.partial(_show, summary_fn=summary_fn)
+    report = judge_fn(subject, out=OUT.value, show_fn=show_fn)
     if jax.process_index() == 0:
       print(f'-> {report["file"]}', file=sys.stderr)
     return report
@@ -218,9 +222,11 @@ def _follow(
   return code
 
 
-def _show(report: jobs.Report) -> None:
+def _show(
+  report: jobs.Report, *, summary_fn: Callable[[jobs.Report], str]
+) -> None:
   if jax.process_index() != 0:
     return
-  print(jobs.summary(report), flush=True)
+  print(summary_fn(report), flush=True)
   for warning in report['result'].get('warnings', ()):
     print(f'warning: {warning}', file=sys.stderr)

@@ -204,13 +204,13 @@ def run_probe(
     name += f'-{config.probe.mode}'
   if config.probe.labels_per_class:
     name += f'-labels{config.probe.labels_per_class}'
-  report = _make_report(
+  report = make_report(
     'linear_probe', subject, result, section='probe', start=start
   )
   scalars = {'top1': result.top1, 'train_nll': result.train_nll}
   if result.top5 is not None:
     scalars['top5'] = result.top5
-  return _write(
+  return write_report(
     report, subject, name=name, scalars=scalars, out=out, show_fn=show_fn
   )
 
@@ -226,9 +226,9 @@ def run_knn(
   train, test = subject.features()
   result = knn.knn_accuracy(train, test, config, mesh=subject.mesh)
   name = 'knn' if config.layer == 'h' else f'knn-{config.layer}'
-  report = _make_report('knn', subject, result, section='knn', start=start)
+  report = make_report('knn', subject, result, section='knn', start=start)
   scalars = {'top1': result.headline.top1}
-  return _write(
+  return write_report(
     report, subject, name=name, scalars=scalars, out=out, show_fn=show_fn
   )
 
@@ -306,10 +306,18 @@ def summary(report: Report) -> str:
   return f'{report["job"]} of {what}: ' + ', '.join(parts)
 
 
-def _make_report(
+def make_report(
   job: str, subject: Subject, result: Any, *, section: str, start: float
 ) -> Report:
-  """Everything needed to tell what was measured, and to repeat it."""
+  """Everything needed to tell what was measured, and to repeat it.
+
+  Args:
+    job: Name of what was done.
+    subject: What was judged.
+    result: A dataclass.
+    section: Of the config, that decided how.
+    start: `time.monotonic()` when it began.
+  """
   config = config_lib.to_dict(subject.config)
   return {
     'job': job,
@@ -354,7 +362,7 @@ def _write_json(file: epath.Path, report: Report) -> None:
     ) from error
 
 
-def _write(
+def write_report(
   report: Report,
   subject: Subject,
   *,
@@ -363,7 +371,19 @@ def _write(
   out: epath.PathLike | None,
   show_fn: ShowFn | None,
 ) -> Report:
-  """JSON file and, unless `out` is given, a line in WORKDIR/probe."""
+  """JSON file and, unless `out` is given, a line in WORKDIR/probe.
+
+  Args:
+    report: From `make_report`.
+    subject: What was judged.
+    name: Begin of the file's name, and of the metrics'.
+    scalars: For the line.
+    out: As for `run_probe`.
+    show_fn: As for `run_probe`.
+
+  Returns:
+    The report, with 'overridden' and 'file'.
+  """
   folder = subject.workdir / FOLDER
   kind = report['encoder']
   if kind != 'checkpoint':

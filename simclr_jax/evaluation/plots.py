@@ -70,11 +70,12 @@ def training_curves(
       )
     if name == 'contrast_acc':
       axes.set_ylim(0, max(1.05 * values.max(), 4 / batch_size))
-    _style(axes, title)
+    style_axes(axes, title)
   return figure
 
 
-def _style(axes: Any, title: str) -> None:
+def style_axes(axes: Any, title: str) -> None:
+  """The look of all plots: a title at the left, a light grid, no box."""
   axes.set_title(title, loc='left', fontsize=10.5, color=INK)
   axes.set_xlabel('step', fontsize=9, color=MUTED)
   axes.grid(color=GRID, lw=0.8)

@@ -274,10 +274,28 @@ COMMAND_LINES = [
     'exclude each other',
   ),
   Row(
+    'no such task',
+    'probe_transforms',
+    lambda folder: judge(folder.parent / 'run', '--tasks=rotations'),
+    "did you mean 'rotation'",
+  ),
+  Row(
+    'noise that is none',
+    'probe_transforms',
+    lambda folder: judge(folder.parent / 'run', '--noise_std=0'),
+    '--noise_std=0',
+  ),
+  Row(
     'report with an unknown flag',
     'report',
     lambda folder: [f'--workdir={folder}', '--setp=3'],
     '--setp',
+  ),
+  Row(
+    'recipe without a card',
+    'report',
+    lambda folder: [f'--workdir={folder.parent / "run"}', '--check_recipe'],
+    'no measured card',
   ),
   Row(
     'report of a text step',

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import recipe_curve, step_table
+from benchmarks import step_table
 from simclr_jax import durations
+from simclr_jax.cards import curve as curve_lib
 
 
 def _row(framework: str, **values: Any) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def test_curve_ends_in_the_last_epoch(
 ):
   size = {'num_examples': num_examples, 'batch_size': 512}
   total = durations.total_steps(duration, **size)
-  curve = recipe_curve.make_curve(
+  curve = curve_lib.make_curve(
     [{'step': step, 'loss': step} for step in range(1, total + 1)],
     steps_per_epoch=num_examples / 512,
     total_steps=total,
@@ -103,7 +104,7 @@ def test_curve_table_prints_evaluations_and_the_last_epoch():
   for epoch in (10, 20, 33):
     curve[epoch - 1]['knn_top1'] = 0.25
   del curve[32]['contrast_loss']
-  lines = recipe_curve.make_table(curve).splitlines()[1:]
+  lines = curve_lib.make_table(curve).splitlines()[1:]
   shown = [int(line.split()[0]) for line in lines]
   assert {10, 20, 33, 100} <= set(shown)
   assert 12 <= len(shown) <= 18

@@ -1,11 +1,10 @@
-"""Loss and accuracy by epoch, of a run that `benchmarks/train.py` measured.
-
-Defines no flags, so that tests can import it.
-"""
+"""Loss and accuracy by epoch, of the lines of metrics.jsonl."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import math
+import statistics
 from typing import Any
 
 CURVE = (
@@ -16,11 +15,17 @@ CURVE = (
   'images_per_second',
   'input_wait_percent',
 )
+# Of a checkpoint, not of a batch.
+_EVALUATED = ('knn_top1',)
 _SPREAD_ROWS = 12
 
 
 def make_curve(
-  records: list[dict[str, Any]], *, steps_per_epoch: float, total_steps: int
+  records: Sequence[Mapping[str, Any]],
+  *,
+  steps_per_epoch: float,
+  total_steps: int,
+  average: bool = False,
 ) -> list[dict[str, Any]]:
   """The last line of every epoch (and every evaluation) by epoch.
 
@@ -32,17 +37,30 @@ def make_curve(
     records: Lines of metrics.jsonl, by rising 'step' (finished steps, from 1).
     steps_per_epoch: Not rounded.
     total_steps: Of the whole run.
+    average: The mean over the lines of an epoch instead of the last: one batch
+      is noisy. What is not finite makes its mean so.
 
   Returns:
     {'epoch': from 1, and what CURVE names}, by epoch.
   """
   last = max(1, math.ceil((total_steps - 1) / steps_per_epoch))
-  by_epoch: dict[int, dict[str, Any]] = {}
+  by_epoch: dict[int, dict[str, list[Any]]] = {}
   for record in records:
     epoch = min(math.ceil(record['step'] / steps_per_epoch), last)
-    values = {name: record[name] for name in CURVE if name in record}
-    by_epoch.setdefault(epoch, {}).update(values)
-  return [{'epoch': epoch, **row} for epoch, row in sorted(by_epoch.items())]
+    row = by_epoch.setdefault(epoch, {})
+    for name in CURVE:
+      if name in record:
+        row.setdefault(name, []).append(record[name])
+
+  def reduce(name: str, values: list[Any]) -> Any:
+    if average and name not in _EVALUATED:
+      return statistics.fmean(map(float, values))
+    return values[-1]
+
+  return [
+    {'epoch': epoch} | {k: reduce(k, v) for k, v in row.items()}
+    for epoch, row in sorted(by_epoch.items())
+  ]
 
 
 def make_table(curve: list[dict[str, Any]]) -> str:

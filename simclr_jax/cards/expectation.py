@@ -1,0 +1,96 @@
+"""What a card lets one expect of a new run: intervals of prediction.
+
+With R runs of a recipe, the value of another run at some epoch lies within
+
+  mean +- t * s * sqrt(1 + 1 / R)
+
+where s^2 is the variance between runs, pooled over the epochs around it (the
+runs are few, and neighbouring epochs are alike), and t the quantile of
+Student's distribution with as many degrees of freedom. The chance of a false
+alarm is shared between all numbers that are compared (Bonferroni): of a hundred
+sound runs about one fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import stats
+
+from simclr_jax.cards.card import Card
+
+FALSE_ALARMS = 0.01
+# Epochs before and after that variances are pooled over.
+_AROUND = 2
+# Metric -> whether better than expected is a failure, too. A loss that is too
+# low is no success: views that are too alike do that.
+METRICS = {
+  'contrast_loss': True,
+  'contrast_acc': True,
+  'knn_top1': False,
+}
+FINAL = ('knn_top1', 'linear_top1')
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+  """Of one number.
+
+  Attributes:
+    mean: Over the runs of the card.
+    low, high: Where another run should lie.
+  """
+
+  mean: float
+  low: float
+  high: float
+
+
+def by_epoch(
+  card: Card, metric: str, *, num_comparisons: int
+) -> dict[int, Expected]:
+  """Epoch -> what is expected, where all runs of the card have the number.
+
+  Args:
+    card: With at least two runs.
+    metric: Key of the curves.
+    num_comparisons: Numbers that share the chance of a false alarm.
+  """
+  curves = [
+    {int(p['epoch']): float(p[metric]) for p in run.curve if metric in p}
+    for run in card.runs
+  ]
+  epochs = sorted(set.intersection(*(set(c) for c in curves)))
+  values_RxE = np.array([[c[e] for e in epochs] for c in curves])
+  return {
+    epoch: _interval(
+      values_RxE[:, i],
+      values_RxE[:, max(0, i - _AROUND) : i + _AROUND + 1],
+      num_comparisons,
+    )
+    for i, epoch in enumerate(epochs)
+  }
+
+
+def final(card: Card, metric: str, *, num_comparisons: int) -> Expected | None:
+  """Of the last checkpoint; None where the runs have no such number."""
+  values = [run.final[metric] for run in card.runs if metric in run.final]
+  if len(values) < 2:
+    return None
+  values_R = np.array(values)
+  return _interval(values_R, values_R[:, None], num_comparisons)
+
+
+def _interval(
+  values_R: np.ndarray, around_RxE: np.ndarray, num_comparisons: int
+) -> Expected:
+  num_runs, num_epochs = around_RxE.shape
+  variance = float(np.mean(np.var(around_RxE, axis=0, ddof=1)))
+  quantile = stats.t.ppf(
+    1 - FALSE_ALARMS / num_comparisons / 2, (num_runs - 1) * num_epochs
+  )
+  half = float(quantile) * math.sqrt(variance * (1 + 1 / num_runs))
+  mean = float(values_R.mean())
+  return Expected(mean, mean - half, mean + half)

@@ -1,0 +1,53 @@
+"""What h knows of a picture and z has forgotten: table 3 of the SimCLR paper.
+
+  python -m simclr_jax.probe_transforms --checkpoint=WORKDIR
+  python -m simclr_jax.probe_transforms --checkpoint=WORKDIR --tasks=rotation
+
+A linear probe on h (the backbone's output, which is what one uses) and one on z
+(the projection head's, which the loss sees) tell whether a picture is in colour
+or grey, how it is rotated, whether it has noise, and its class. Each picture of
+a split is there once, in one variant at random. Network and preprocessing come
+from the checkpoint's passport; a field is changed by --probe.FIELD,
+--data.FIELD (--data.train_split='train[:20%]' is faster) or --eval.FIELD.
+Writes WORKDIR/probe/*.json. Exit codes: 0 done, 1 the table could not be
+written, 2 no honest number can be given (the reason is on stderr).
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from absl import app, flags
+
+from simclr_jax import flag_errors
+from simclr_jax.evaluation import command_line, transform_probe
+
+_TASKS = flags.DEFINE_list(
+  'tasks',
+  [*transform_probe.TASKS, transform_probe.CLASSES],
+  'What to tell from h and z.',
+)
+_NOISE_STD = flags.DEFINE_float(
+  'noise_std', 0.1, 'Standard deviation of the noise, of pixels in [0, 1].'
+)
+command_line.define_section('probe')
+flags.adopt_module_key_flags(command_line)
+
+
+def main(argv: list[str]) -> int:
+  """Exit code of the command."""
+  judge_fn = functools.partial(
+    transform_probe.run, tasks=_TASKS.value, noise_std=_NOISE_STD.value
+  )
+  return command_line.run(
+    argv,
+    section='probe',
+    judge_fn=judge_fn,
+    summary_fn=transform_probe.format_table,
+  )
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('checkpoint')
+  sys.exit(app.run(main, flags_parser=flag_errors.parse))

@@ -1,0 +1,122 @@
+"""Photographs of a report: pairs of views, and nearest neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simclr_jax.data import pipeline
+from simclr_jax.evaluation import comparison as comparison_lib
+from simclr_jax.evaluation import neighbours, plots
+from simclr_jax.reports import document
+from simclr_jax.reports.run_data import (
+  Judged,
+  RunData,
+  pick_queries,
+  read_images,
+)
+
+NUM_PAIRS = 15
+NUM_QUERIES = 8
+NUM_NEIGHBOURS = 6
+
+
+def views(run: RunData) -> document.Section:
+  """Contact sheet of what training pulls together."""
+  count = min(NUM_PAIRS, run.train.num_examples)
+  batches = pipeline.train_batches(
+    run.train,
+    data=run.config.data,
+    augment=run.config.augment,
+    batch_size=count,
+    seed=run.config.seed,
+    num_steps=1,
+  )
+  batch = next(batches)
+  originals = read_images(run.train, batch['index'], run.config)
+  png = plots.to_png(plots.view_sheet(originals, batch['views']))
+  notes: tuple[str, ...] = ()
+  if run.config.data.augment_on != 'host':
+    notes = (
+      'Drawn by the host, from the same random numbers as in training (data.'
+      f'augment_on = {run.config.data.augment_on!r}): equal up to rounding.',
+    )
+  return document.Section(
+    'Pairs of views',
+    'What training pulls together: two random distortions of one picture. What '
+    'differs between the views is what the encoder is told to ignore.',
+    pictures=(
+      document.Picture(
+        'views',
+        png,
+        alt=f'{count} training pictures, each beside two random distortions '
+        'of it as training saw them.',
+        form='sheet',
+        in_folder=True,
+      ),
+    ),
+    notes=notes,
+  )
+
+
+def nearest(run: RunData, judged: Judged) -> document.Section:
+  """Pictures and their neighbours, by the encoder and by a random one."""
+  same = not judged.held_out
+  bank = judged.features['checkpoint'].test
+  rows = pick_queries(bank.labels, count=NUM_QUERIES)
+  count = min(NUM_NEIGHBOURS, run.train.num_examples - same)
+  images: dict[str, np.ndarray] = {}
+  matches: dict[str, np.ndarray] = {}
+  for kind in ('checkpoint', 'random_init'):
+    both = judged.features[kind]
+    index = neighbours.nearest_neighbours(
+      both.train.h,
+      both.test.h[rows],
+      k=count + same,
+      chunk_size=run.config.knn.chunk_size,
+      mesh=run.mesh,
+    ).index_Qxk
+    if same:
+      index = without_itself(index, rows)
+    found = read_images(run.train, index.reshape(-1), run.config)
+    title = comparison_lib.TITLES[kind]
+    images[title] = found.reshape(*index.shape, *found.shape[1:])
+    matches[title] = both.train.labels[index] == both.test.labels[rows, None]
+  figure = plots.neighbour_sheet(
+    read_images(judged.test, rows, run.config),
+    images,
+    matches=matches if judged.labelled else None,
+  )
+  frames, shares = '', ''
+  if judged.labelled:
+    frames = ' Blue frames: the same class; orange: another. Pretraining saw '
+    frames += 'no class.'
+    shares = ' Of the same class: ' + ', '.join(
+      f'{np.mean(match):.0%} ({title})' for title, match in matches.items()
+    )
+  return document.Section(
+    'Nearest neighbours',
+    f'{"Training" if same else "Held-out"} pictures and the '
+    f'{"other " if same else ""}training pictures closest to them by the '
+    f'cosine of their features, nearest first.{frames}',
+    pictures=(
+      document.Picture(
+        'neighbours',
+        plots.to_png(figure),
+        alt=f'{len(rows)} pictures, each with its {count} nearest training '
+        f'pictures by the pretrained encoder and by a random one.{shares}.',
+        form='sheet',
+        in_folder=True,
+      ),
+    ),
+  )
+
+
+def without_itself(index_Qxk: np.ndarray, rows_Q: np.ndarray) -> np.ndarray:
+  """[Q,k-1] neighbours that are not the query.
+
+  Found by its row: with copies of a picture in the data set, the query need not
+  be its own nearest, nor among the k at all; then the farthest is left out.
+  """
+  other_Qxk = index_Qxk != rows_Q[:, None]
+  order = np.argsort(~other_Qxk, axis=1, kind='stable')
+  return np.take_along_axis(index_Qxk, order, axis=1)[:, :-1]
