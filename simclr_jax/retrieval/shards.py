@@ -167,7 +167,8 @@ class ShardWriter:
 
   def _write(self, count: int) -> None:
     together = join(self._waiting)
-    first, rest = _cut(together, count)
+    first = cut(together, 0, count)
+    rest = cut(together, count, len(together.id))
     self._waiting, self._count = [rest], len(rest.id)
     self._writer.write_table(
       _table(first, self._identity, self._schema), row_group_size=GROUP_ROWS
@@ -188,17 +189,15 @@ def join(parts: Sequence[Rows]) -> Rows:
   )
 
 
-def _cut(rows: Rows, at: int) -> tuple[Rows, Rows]:
-  first, rest = (
-    Rows(
-      rows.id[part],
-      rows.path[part],
-      None if rows.label is None else rows.label[part],
-      {name: values[part] for name, values in rows.vectors.items()},
-    )
-    for part in (slice(None, at), slice(at, None))
+def cut(rows: Rows, start: int, stop: int) -> Rows:
+  """Rows [start, stop) of them."""
+  part = slice(start, stop)
+  return Rows(
+    rows.id[part],
+    rows.path[part],
+    None if rows.label is None else rows.label[part],
+    {name: values[part] for name, values in rows.vectors.items()},
   )
-  return first, rest
 
 
 def _schema(identity: Identity) -> Any:
@@ -230,3 +229,29 @@ def _table(rows: Rows, identity: Identity, schema: Any) -> Any:
   if identity.num_classes:
     columns['label'] = arrow.array(rows.label, arrow.int64())
   return arrow.table(columns, schema=schema)
+
+
+def from_table(table: Any, *, path: str) -> Rows:
+  """Rows of a table that a shard's schema describes.
+
+  Raises:
+    ValueError: If something is missing in it.
+  """
+  vectors, label = {}, None
+  names: list[str] = []
+  for name in table.column_names:
+    column = table.column(name).combine_chunks()
+    if column.null_count:
+      raise ValueError(f'{path}: column {name!r} has missing values')
+    if name == 'path':
+      names = column.to_pylist()
+    elif name == 'label':
+      label = column.to_numpy(zero_copy_only=False)
+    elif name != 'id':
+      flat = column.flatten()
+      if flat.null_count:
+        raise ValueError(f'{path}: column {name!r} has missing values')
+      values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
+      vectors[name] = values.reshape(table.num_rows, -1)
+  ids = table.column('id').to_numpy()
+  return Rows(ids, names, label, vectors)
