@@ -58,7 +58,7 @@ _BYTES = flags.DEFINE_bool('bytes', True, 'Tell the same bytes apart.')
 _PICTURES = flags.DEFINE_string(
   'pictures', '', 'Where the folder that was embedded lies now.'
 )
-_OUT = flags.DEFINE_string('out', '', 'JSON file with all groups.')
+_OUT = flags.DEFINE_string('out', None, 'JSON file with all groups.')
 _SHEET = flags.DEFINE_string('sheet', '', 'Contact sheet (.png, .html).')
 flags.adopt_module_key_flags(console)
 

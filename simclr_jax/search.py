@@ -82,13 +82,13 @@ _EF_SEARCH = flags.DEFINE_integer(
 )
 _REBUILD = flags.DEFINE_bool('rebuild', False, 'Build the index anew.')
 _OUT = flags.DEFINE_string(
-  'out', '', 'Contact sheet (.png, .html); with --evaluate a .json.'
+  'out', None, 'Contact sheet (.png, .html); with --evaluate a .json.'
 )
 _PICTURES = flags.DEFINE_string(
   'pictures', '', 'Where the folder that was embedded lies now.'
 )
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', '', 'Where the checkpoint lies now; default: where it was.'
+  'checkpoint', None, 'Where the checkpoint lies now; default: where it was.'
 )
 _LOADER = flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who decodes the queries.'
@@ -176,7 +176,7 @@ def _search(embeddings: EmbeddingSet) -> None:
       pictures.find_files(_QUERY.value),
       embeddings,
       output=view.output,
-      checkpoint_path=_CHECKPOINT.value,
+      checkpoint_path=_CHECKPOINT.value or '',
       loader=_LOADER.value or '',
     )
   else:

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
       crop.save(root / name / f'{i}.png')
   shutil.copy(root / 'china/0.png', root / 'flower/copy.png')
   # The same picture, other bytes.
-  Image.open(root / 'flower/7.png').save(root / 'china/saved.jpg', quality=97)
+  Image.open(root / 'china/5.png').save(root / 'flower/saved.jpg', quality=97)
   (root / 'china/broken.png').write_bytes(b'\x89PNG\r\n\x1a\n')
   return root
 
@@ -126,7 +126,7 @@ def test_evaluation_and_an_approximate_index(run, embedded, tmp_path):
     ('z', 'raw'),
     ('z', 'normalised'),
   ]
-  assert report['index']['recall_of_true_10'] == 1
+  assert report['index']['recall_of_true_10'] > 0.9
   for row in report['rows']:
     assert f'{row["ranking"]["map"]:.1%}' in done.out
 
@@ -138,15 +138,16 @@ def test_copies(run, embedded, tmp_path):
     f'--embeddings={embedded}',
     f'--out={out}',
     f'--sheet={sheet}',
-    '--threshold=0.9999',
+    '--transform=pca:6',
+    '--threshold=0.9985',
   )
   report = json.loads(out.read_text())
   by_first = {group['paths'][0]: group for group in report['groups']}
   assert by_first['china/0.png']['paths'][-1] == 'flower/copy.png'
   copies = by_first['china/0.png']
   assert copies['identical'] == [[copies['ids'][0], copies['ids'][-1]]]
-  (saved,) = (g for g in report['groups'] if 'china/saved.jpg' in g['paths'])
-  assert 'flower/7.png' in saved['paths'] and saved['identical'] == []
+  (saved,) = (g for g in report['groups'] if 'flower/saved.jpg' in g['paths'])
+  assert 'china/5.png' in saved['paths'] and saved['identical'] == []
   assert report['num_identical'] == 1
   assert sheet.stat().st_size > 10_000
 

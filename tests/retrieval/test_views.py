@@ -62,4 +62,4 @@ def test_unknown_looks_are_refused(small):
 def test_column_is_read_as_a_bank(small):
   column = embedding_set.Column(small, 'h')
   assert len(column) == 3
-  np.testing.assert_array_equal(column[1:9], [ALIKE, [0.5, -0.2, 1.0]])
+  np.testing.assert_allclose(column[1:9], [ALIKE, [0.5, -0.2, 1.0]])
