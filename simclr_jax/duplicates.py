@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import app, flags
 import jax
@@ -135,7 +136,7 @@ def _write_sheet(
   embeddings: EmbeddingSet,
   shown: pictures.SetPictures,
   found: duplicates.Found,
-  groups: list[dict[str, object]],
+  groups: list[dict[str, Any]],
 ) -> None:
   if not groups:
     print('no groups: no sheet is written', file=sys.stderr)

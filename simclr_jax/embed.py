@@ -31,7 +31,7 @@ import jax
 
 from simclr_jax import console, flag_errors, multi_process, processes
 from simclr_jax.data import pipeline
-from simclr_jax.retrieval import embedding, inputs, spaces
+from simclr_jax.retrieval import completion, embedding, inputs, spaces
 from simclr_jax.retrieval.identity import DTYPES, OUTPUTS
 from simclr_jax.training import checkpoint, signals
 from simclr_jax.training import passport as passport_lib
@@ -160,7 +160,7 @@ def _embed(
   start = time.monotonic()
   kind = spaces.KINDS[1] if _RANDOM_INIT.value else spaces.KINDS[0]
 
-  def embed(stop_fn: embedding.StopFn) -> embedding.Embedded:
+  def embed(stop_fn: embedding.StopFn) -> completion.Embedded:
     return embedding.embed(
       loaded,
       found,

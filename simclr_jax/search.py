@@ -207,8 +207,9 @@ def _write_sheet(
 ) -> None:
   name = embeddings.manifest.get('input', {}).get('name', 'the set')
   framed = embeddings.identity.num_classes and _ROWS.value
+  path = str(_OUT.value)
   sheets.write(
-    _OUT.value,
+    path,
     f'Nearest of {len(embeddings):,} pictures',
     f'First the query, then the pictures of {name} with the largest '
     f'{"cosine" if view.metric == "cosine" else "inner product"} of '
@@ -216,10 +217,10 @@ def _write_sheet(
     + (' Blue: the same class; orange: another.' if framed else ''),
     lines=lines,
   )
-  most = sheets.MAX_LINES[os.path.splitext(_OUT.value)[1].lower()]
+  most = sheets.MAX_LINES[os.path.splitext(path)[1].lower()]
   left_out = len(lines) - most
   more = f' (without the last {left_out} queries)' if left_out > 0 else ''
-  print(f'-> {_OUT.value}{more}', file=sys.stderr)
+  print(f'-> {path}{more}', file=sys.stderr)
 
 
 def _evaluate(embeddings: EmbeddingSet) -> None:

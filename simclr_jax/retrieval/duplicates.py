@@ -180,14 +180,14 @@ def to_json(
   found: Found, embeddings: EmbeddingSet, *, threshold: float
 ) -> dict[str, Any]:
   """Groups with ids, names and labels."""
-  groups = []
+  groups: list[dict[str, Any]] = []
   labelled = embeddings.identity.num_classes > 0
   for group in found.groups:
     rows = embeddings.take(
       np.array(group.positions), ('path', *(('label',) if labelled else ()))
     )
     ids = dict(zip(group.positions, rows.id.tolist(), strict=True))
-    entry = {
+    entry: dict[str, Any] = {
       'ids': list(ids.values()),
       'paths': rows.path,
       'least_similarity': round(group.least, 6),

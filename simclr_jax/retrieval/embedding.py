@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import datetime
 import os
 import pathlib
-import platform
-import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 import jax
@@ -28,7 +25,7 @@ from simclr_jax.data.progress import Progress
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.retrieval import (
-  atomic,
+  completion,
   embedding_files,
   encoding,
   inputs,
@@ -38,7 +35,6 @@ from simclr_jax.retrieval import (
 from simclr_jax.retrieval.identity import DTYPES, OUTPUTS, Identity
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
-from simclr_jax.training import passport as passport_lib
 
 SHARD_ROWS = 20_000
 StopFn = Callable[[], bool]
@@ -85,23 +81,6 @@ class Options:
       )
 
 
-class Embedded(NamedTuple):
-  """What lies in the folder now.
-
-  Attributes:
-    folder: Of the set.
-    num_rows: Embeddings.
-    bad: (path, reason) of pictures without.
-    num_computed: Rows that this command computed, on all hosts; the others were
-      there already.
-  """
-
-  folder: pathlib.Path
-  num_rows: int
-  bad: tuple[tuple[str, str], ...]
-  num_computed: int
-
-
 def embed(
   loaded: checkpoint.LoadedEncoder,
   found: inputs.Input,
@@ -110,7 +89,7 @@ def embed(
   options: Options,
   kind: str = 'checkpoint',
   stop_fn: StopFn = lambda: False,
-) -> Embedded:
+) -> completion.Embedded:
   """Embeds every picture of a data set exactly once; collective.
 
   Args:
@@ -126,9 +105,9 @@ def embed(
     ValueError: If `out` holds something else, no picture can be read, or a
       vector is not finite.
   """
-  out = pathlib.Path(os.path.abspath(out))
+  out = pathlib.Path(os.path.realpath(out))
   with processes.together():
-    _check_local(out)
+    _check_out(out, found.config.data.path)
     source = data.make_source(found.config.data, found.split, workdir=out)
   space = spaces.make_space(
     loaded, mesh=mesh_lib.make_mesh(jax.local_devices()), kind=kind
@@ -142,20 +121,28 @@ def embed(
   with processes.together():
     if jax.process_index() == 0:
       embedding_files.claim(out, identity, about)
+    out.mkdir(parents=True, exist_ok=True)
   missing = _missing(out, identity)
   mine = missing[jax.process_index() :: jax.process_count()]
   with encoder_lib.frozen(space.encoder):
     _write_shards(
       space, source, identity, mine=mine, found=found, out=out, stop_fn=stop_fn
     )
-  return _finish(out, identity, about, source, missing=missing)
+  return completion.finish(out, identity, about, source, missing=missing)
 
 
-def _check_local(out: pathlib.Path) -> None:
+def _check_out(out: pathlib.Path, path: str) -> None:
+  """Raises unless `out` is, or can be, a folder beside the data in `path`."""
   if ':/' in str(out):
     raise ValueError(f'--out={out} must be a local or mounted folder')
   if out.exists() and not out.is_dir():
     raise ValueError(f'--out={out} is a file, not a folder')
+  root = pathlib.Path(os.path.realpath(path))
+  if path and root.is_dir() and root in (out, *out.parents):
+    raise ValueError(
+      f'--out={out} lies in {root}, which is being embedded: the embeddings '
+      'would be among its files; choose another --out'
+    )
 
 
 def _identify(
@@ -263,8 +250,8 @@ def _rows(
   base: str,
 ) -> shards.Rows:
   return shards.Rows(
-    id=good[encoded.index],
-    path=[relative(part.example_id(i), base) for i in encoded.index.tolist()],
+    id=good[encoded.rows],
+    path=[relative(part.example_id(i), base) for i in encoded.rows.tolist()],
     label=encoded.label if identity.num_classes else None,
     vectors=encoding.stored(
       encoded,
@@ -298,63 +285,3 @@ def _find_bad(part: Source, good: np.ndarray, *, base: str) -> list[shards.Bad]:
 
 def _device(space: spaces.Space) -> str:
   return str(space.encoder.mesh.devices.flat[0].device_kind)
-
-
-def _finish(
-  out: pathlib.Path,
-  identity: Identity,
-  about: dict[str, Any],
-  source: Source,
-  *,
-  missing: Sequence[int],
-) -> Embedded:
-  """Waits for all, then says that the set is complete."""
-  with processes.together():
-    pass  # every process has written its shards, or all of them fail here
-  embedded: Embedded | None = None
-  with processes.together():
-    all_shards = [
-      shards.open_shard(out / identity.file_name(k), identity, k)
-      for k in range(identity.num_shards)
-    ]
-    num_rows = sum(shard.num_rows for shard in all_shards)
-    bad = [*source.skipped]
-    bad += [(b.path, b.reason) for shard in all_shards for b in shard.bad]
-    if not num_rows:
-      raise ValueError(
-        f'no picture of {source.name} could be read; the first: {bad[0]}'
-      )
-    if jax.process_index() == 0:
-      if bad:
-        embedding_files.write_skipped(out, bad)
-      result = {
-        'num_rows': num_rows,
-        'rows_of_shards': [shard.num_rows for shard in all_shards],
-        'num_bad': len(bad),
-        'devices': sorted({shard.device for shard in all_shards}),
-      }
-      manifest = {'identity': identity.to_json(), **about, **result}
-      if missing or not (out / embedding_files.MANIFEST).exists():
-        atomic.write_json(out / embedding_files.MANIFEST, manifest | _made_by())
-      embedding_files.remove_unfinished(out)
-    computed = sum(all_shards[k].num_rows for k in missing)
-    embedded = Embedded(out, num_rows, tuple(bad), computed)
-  assert embedded is not None
-  return embedded
-
-
-def _made_by() -> dict[str, Any]:
-  return {
-    'command': sys.argv,
-    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
-    'hardware': {
-      'backend': jax.default_backend(),
-      'num_devices': jax.device_count(),
-      'num_processes': jax.process_count(),
-    },
-    'software': {
-      'jax': jax.__version__,
-      'python': platform.python_version(),
-      'git_revision': passport_lib.git_revision(pathlib.Path(__file__).parent),
-    },
-  }

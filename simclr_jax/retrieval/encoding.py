@@ -28,12 +28,12 @@ class Encoded(NamedTuple):
   """A batch, in the order of the source.
 
   Attributes:
-    index: int64 [n], places in the source.
+    rows: int64 [n], places in the source.
     label: int64 [n], -1 for none.
     outputs: 'h' [n, D] and 'z' [n, d], f32.
   """
 
-  index: np.ndarray
+  rows: np.ndarray
   label: np.ndarray
   outputs: Mapping[str, np.ndarray]
 
@@ -144,7 +144,7 @@ def stored(
     kept = {name: rows.astype(dtype) for name, rows in kept.items()}
   check_finite(
     kept,
-    lambda row: f'row {encoded.index[row]}',
+    lambda row: f'row {encoded.rows[row]}',
     name=f'as {dtype}',
     why='it is beyond 65504; use --dtype=float32, or --normalize',
   )

@@ -206,6 +206,14 @@ def test_pictures_that_fail_only_when_read(
   assert embed(workdir, 'run', tmp_path / 'e', shard_rows=30).bad == done.bad
 
 
+def test_embeddings_never_lie_among_what_is_embedded(workdir, tmp_path):
+  Image.new('RGB', (9, 9)).save(tmp_path / 'x.png')
+  with pytest.raises(ValueError, match='would be among its files'):
+    embed(workdir, tmp_path, tmp_path / 'sub' / 'e')
+  with pytest.raises(ValueError, match='is a file'):
+    embed(workdir, 'run', tmp_path / 'x.png')
+
+
 def test_numbers_that_do_not_fit_are_refused(workdir, tmp_path, monkeypatch):
   encode = embedding.encoding.encode
 
