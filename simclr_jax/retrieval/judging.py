@@ -161,6 +161,16 @@ def judge_index(
   }
 
 
+def rows_to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """Lines of the table; cut-offs become text, as JSON has it."""
+  values = [dataclasses.asdict(row) for row in rows]
+  for value in values:
+    for name in ('recall', 'precision'):
+      by_k = value['ranking'][name]
+      value['ranking'][name] = {str(k): share for k, share in by_k.items()}
+  return values
+
+
 def to_json(
   bank: EmbeddingSet, queries: EmbeddingSet, *, rows: Sequence[Row]
 ) -> dict[str, Any]:
@@ -183,7 +193,7 @@ def to_json(
       'normalized': bank.identity.normalized,
       'dims': dict(bank.identity.dims),
     },
-    'rows': [dataclasses.asdict(row) for row in rows],
+    'rows': rows_to_json(rows),
     'command': sys.argv,
     'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
     'hardware': {
