@@ -146,7 +146,7 @@ def _write_sheet(
     _SHEET.value,
     f'{len(groups):,} groups of repeated pictures',
     f'Of {found.num_pictures:,} pictures of '
-    f'{embeddings.manifest.get("input", {}).get("name", "the set")}: those '
+    f'{embeddings.name}: those '
     f'whose embeddings have a cosine of {_THRESHOLD.value:g} or more. Blue '
     'frames: the bytes of another one; orange: nearly the same.',
     lines=duplicates.to_lines(groups, embeddings, shown, most=most),

@@ -178,6 +178,7 @@ def _search(embeddings: EmbeddingSet) -> None:
       output=view.output,
       checkpoint_path=_CHECKPOINT.value or '',
       loader=_LOADER.value or '',
+      show=shown is not None,
     )
   else:
     queries = searching.queries_from_rows(
@@ -205,7 +206,7 @@ def _search(embeddings: EmbeddingSet) -> None:
 def _write_sheet(
   embeddings: EmbeddingSet, view: views.View, lines: list[sheets.Line]
 ) -> None:
-  name = embeddings.manifest.get('input', {}).get('name', 'the set')
+  name = embeddings.name
   framed = embeddings.identity.num_classes and _ROWS.value
   path = str(_OUT.value)
   sheets.write(

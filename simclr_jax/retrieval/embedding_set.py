@@ -72,8 +72,18 @@ class EmbeddingSet:
   @property
   def class_names(self) -> tuple[str, ...]:
     """Of the labels; empty where they have no names."""
-    names = self.manifest.get('input', {}).get('class_names', [])
-    return tuple(map(str, names))
+    names = self.stated('input').get('class_names')
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+  @property
+  def name(self) -> str:
+    """Of the data set, for people."""
+    return str(self.stated('input').get('name', 'the set'))
+
+  def stated(self, section: str) -> dict[str, Any]:
+    """What embeddings.json says of 'input' or 'encoder'; {} if nothing."""
+    value = self.manifest.get(section)
+    return value if isinstance(value, dict) else {}
 
   def rows(self, start: int, stop: int, columns: Sequence[str]) -> shards.Rows:
     """Rows at positions [start, stop).

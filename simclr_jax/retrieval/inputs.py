@@ -67,6 +67,9 @@ def find_input(
     trained,
     data={**given, **reading},
     eval={'batch_size': batch_size or trained.eval.batch_size},
+    # A run's monitor wants a test split, which these data need not have.
+    monitor={'knn_every': '0 steps'},
+    checkpoint={'best_metric': 'loss'},
   )
   base = os.path.realpath(config.data.path) if kind == 'folder' else ''
   return Input(config, config.data.train_split, base)

@@ -177,15 +177,15 @@ def to_json(
   """Everything needed to tell what was measured."""
   return {
     'job': 'retrieval',
-    'encoder': bank.manifest.get('encoder', {}),
+    'encoder': bank.stated('encoder'),
     'bank': {
-      'name': bank.manifest.get('input', {}).get('name'),
+      'name': bank.name,
       'num_rows': len(bank),
     },
     'queries': 'each picture of the bank among the others'
     if queries is bank
     else {
-      'name': queries.manifest.get('input', {}).get('name'),
+      'name': queries.name,
       'num_rows': len(queries),
     },
     'stored': {

@@ -102,7 +102,7 @@ class SetPictures:
     Raises:
       ValueError: If the data set cannot be opened, or has changed.
     """
-    stated = embeddings.manifest.get('input', {})
+    stated = embeddings.stated('input')
     self._base = folder or str(stated.get('base', ''))
     self._source: Source | None = None
     if self._base:

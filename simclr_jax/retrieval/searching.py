@@ -9,6 +9,7 @@ from typing import NamedTuple
 from absl import logging
 import jax
 import numpy as np
+from PIL import Image
 
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import encoder as encoder_lib
@@ -36,13 +37,13 @@ class Queries(NamedTuple):
     names: For people.
     vectors: f32 [Q, D], as stored in the set.
     own: int64 [Q], the query's own position in the set, -1 for other pictures.
-    images: uint8 [H, W, 3] each; None where nobody asked.
+    images: Thumbnails; empty where nobody asked.
   """
 
   names: list[str]
   vectors: np.ndarray
   own: np.ndarray
-  images: list[np.ndarray | None]
+  images: list[Image.Image]
 
 
 class Hit(NamedTuple):
@@ -108,6 +109,7 @@ def queries_from_files(
   output: str,
   checkpoint_path: str = '',
   loader: str = '',
+  show: bool = False,
 ) -> Queries:
   """Encodes pictures with the encoder that made the set.
 
@@ -117,6 +119,7 @@ def queries_from_files(
     output: 'h' or 'z'.
     checkpoint_path: Where the checkpoint lies now; '' for where it was.
     loader: Who decodes; '' for that of the checkpoint.
+    show: Whether they will be looked at.
 
   Raises:
     ValueError: If a picture cannot be read, the checkpoint is not there, or it
@@ -143,13 +146,17 @@ def queries_from_files(
     names=list(files),
     vectors=np.concatenate(found),
     own=np.full(len(files), -1, np.int64),
-    images=[pictures.pixels_of_file(path) for path in files],
+    images=[
+      pictures.thumbnail(pictures.pixels_of_file(path), side=sheets.SIDE)
+      for path in files
+      if show
+    ],
   )
 
 
 def _open_space(embeddings: EmbeddingSet, path: str) -> spaces.Space:
   """The space of a set, from the checkpoint that made it."""
-  stated = embeddings.manifest.get('encoder', {})
+  stated = embeddings.stated('encoder')
   where = path or str(stated.get('checkpoint', ''))
   step = stated.get('step')
   # A workdir may hold newer steps than the one that made the set.
@@ -198,12 +205,12 @@ def queries_from_rows(
   """
   positions = embeddings.find(ids)
   rows = embeddings.take(positions, ('path', output))
-  images: list[np.ndarray | None] = [None] * len(ids)
+  images = []
   if shown is not None:
-    images = [
-      shown.pixels(embeddings.take(positions[i : i + 1], ('path',)))
-      for i in range(len(ids))
-    ]
+    for position in positions.tolist():
+      row = embeddings.rows(position, position + 1, ('path',))
+      pixels = shown.pixels(row)
+      images.append(pictures.thumbnail(pixels, side=sheets.SIDE))
   return Queries(rows.path, rows.vectors[output], positions, images)
 
 
@@ -260,7 +267,7 @@ def to_lines(
       own_label = None if own.label is None else int(own.label[0])
     tiles = [
       sheets.Tile(
-        pictures.thumbnail(queries.images[i], side=sheets.SIDE),
+        queries.images[i],
         'query' + _class(own_label, names),
         os.path.basename(queries.names[i]),
       )
