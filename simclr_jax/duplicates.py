@@ -144,7 +144,7 @@ def _write_sheet(
   most = sheets.MAX_LINES[os.path.splitext(_SHEET.value)[1].lower()]
   sheets.write(
     _SHEET.value,
-    f'{len(groups):,} groups of repeated pictures',
+    f'{len(groups):,} groups of pictures that are alike',
     f'Of {found.num_pictures:,} pictures of '
     f'{embeddings.name}: those '
     f'whose embeddings have a cosine of {_THRESHOLD.value:g} or more. Blue '

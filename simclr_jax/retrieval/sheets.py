@@ -21,6 +21,8 @@ MAX_LINES = {'.png': 40, '.html': 400}
 _INK, _MUTED, _LINE = (31, 41, 51), (97, 110, 124), (228, 231, 235)
 _SAME, _OTHER = (37, 99, 235), (217, 115, 13)
 _GAP, _MARGIN, _TEXT = 10, 24, 34
+# Tiles of a row that groups share, and between two of them.
+_COLUMNS, _BETWEEN = 8.8, 0.2
 _CHARACTERS = 20  # of a caption under a picture
 
 _STYLE = """
@@ -30,6 +32,8 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1f2933; margin: 2rem;
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; }
 p { color: #616e7c; margin: .2rem 0 1.4rem; max-width: 60rem; }
 section { border-top: 1px solid #e4e7eb; padding: 1rem 0; }
+section.group { display: inline-block; vertical-align: top;
+  margin-right: 2rem; }
 h2 { font-size: .95rem; font-weight: 600; margin: 0 0 .6rem;
   overflow-wrap: anywhere; }
 div { display: flex; flex-wrap: wrap; gap: .8rem; }
@@ -117,27 +121,53 @@ def write(
 
 
 def draw(title: str, lines: Sequence[Line]) -> Image.Image:
-  """The sheet as one picture."""
-  columns = max(len(line.tiles) for line in lines)
+  """The sheet as one picture; lines without a query share rows."""
+  rows = _pack(lines)
+  columns = max(_end(row) for row in rows)
   query_gap = 3 * _GAP if any(line.is_query for line in lines) else 0
-  height_of_line = 24 + SIDE + _TEXT + _GAP
-  width = 2 * _MARGIN + columns * (SIDE + _GAP) - _GAP + query_gap
+  height_of_row = 24 + SIDE + _TEXT + _GAP
+  width = 2 * _MARGIN + round(columns * (SIDE + _GAP)) - _GAP + query_gap
   top = _MARGIN + 34
   sheet = Image.new(
-    'RGB', (width, top + len(lines) * height_of_line + _MARGIN // 2), 'white'
+    'RGB', (width, top + len(rows) * height_of_row + _MARGIN // 2), 'white'
   )
   canvas = ImageDraw.Draw(sheet)
   canvas.text((_MARGIN, _MARGIN - 4), title, _INK, ImageFont.load_default(20))
-  for number, line in enumerate(lines):
-    y = top + number * height_of_line
-    title_font = ImageFont.load_default(14)
-    text = _shorten(line.title, (width - 2 * _MARGIN) // 7)
-    canvas.text((_MARGIN, y), text, _INK, title_font)
-    for column, tile in enumerate(line.tiles):
-      x = _MARGIN + column * (SIDE + _GAP)
-      x += query_gap if column and line.is_query else 0
-      _draw_tile(canvas, sheet, tile, x, y + 24)
+  for number, row in enumerate(rows):
+    y = top + number * height_of_row
+    for first, line in row:
+      x = _MARGIN + round(first * (SIDE + _GAP))
+      room = width - x - _MARGIN
+      if line is not row[-1][1]:
+        room = round(len(line.tiles) * (SIDE + _GAP))
+      text = _shorten(line.title, room // 7)
+      canvas.text((x, y), text, _INK, ImageFont.load_default(14))
+      for column, tile in enumerate(line.tiles):
+        at = x + column * (SIDE + _GAP)
+        at += query_gap if column and line.is_query else 0
+        _draw_tile(canvas, sheet, tile, at, y + 24)
   return sheet
+
+
+# Lines with the column that each starts in.
+_Row = list[tuple[float, Line]]
+
+
+def _pack(lines: Sequence[Line]) -> list[_Row]:
+  """Groups of two or three stand beside each other, with a gap between."""
+  rows: list[_Row] = []
+  for line in lines:
+    start = _end(rows[-1]) + _BETWEEN if rows else 0.0
+    if not rows or line.is_query or start + len(line.tiles) > _COLUMNS:
+      rows.append([(0.0, line)])
+    else:
+      rows[-1].append((start, line))
+  return rows
+
+
+def _end(row: _Row) -> float:
+  first, line = row[-1]
+  return first + len(line.tiles)
 
 
 def _draw_tile(
@@ -168,7 +198,10 @@ def page(title: str, explanation: str, lines: Sequence[Line]) -> str:
       for number, tile in enumerate(line.tiles)
     )
     heading = html.escape(printable(line.title))
-    parts.append(f'<section><h2>{heading}</h2><div>{tiles}</div></section>')
+    kind = '' if line.is_query else ' class="group"'
+    parts.append(
+      f'<section{kind}><h2>{heading}</h2><div>{tiles}</div></section>'
+    )
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -23,15 +23,20 @@ def test_names_are_never_markup():
   sheets.draw('t', [line([evil, 'Ω漢字'])])
 
 
-def test_size_follows_the_longest_line(tmp_path):
-  sheet = sheets.draw('t', [line(['a']), line(['a', 'b', 'c'])])
-  assert sheet.width == 2 * 24 + 3 * 128 + 2 * 10
-  with_query = sheets.draw('t', [line(['a', 'b', 'c'], is_query=True)])
-  assert with_query.width > sheet.width
+def test_queries_have_rows_of_their_own_and_groups_share_them(tmp_path):
+  tiles, gap = 128 + 10, 10
+  query = line(['a', 'b', 'c'], is_query=True)
+  sheet = sheets.draw('t', [query, line(['a', 'b'], is_query=True)])
+  assert sheet.width == 2 * 24 + 3 * tiles - gap + 3 * gap
+  row = 24 + 128 + 34 + 10
+  assert sheet.height == 24 + 34 + 2 * row + 12
+  # Pairs: three, then a row of seven, then one more that has no room.
+  groups = [line('ab'), line('ab'), line('ab'), line('abcdefg'), line('ab')]
+  assert sheets.draw('t', groups).height == 24 + 34 + 3 * row + 12
   path = tmp_path / 'x.png'
-  sheets.write(str(path), 't', 'e', lines=[line(['a'])] * 99)
+  sheets.write(str(path), 't', 'e', lines=[query] * 99)
   with Image.open(path) as image:
-    assert image.height < 41 * 200
+    assert image.height == 24 + 34 + 40 * row + 12
 
 
 def test_small_pictures_keep_their_pixels():
