@@ -43,10 +43,12 @@ _HARDWARE = flags.DEFINE_string(
 _PRETRAINED = flags.DEFINE_string(
   'pretrained', '', 'The command line that pretrained, for people.'
 )
-_QUERIES = flags.DEFINE_integer('queries', 2000, 'Test pictures searched for.')
+_QUERIES = flags.DEFINE_string('queries', '', 'Default: the test split.')
+_BANK = flags.DEFINE_string('bank', '', 'Default: the training split.')
 _TRANSFORMS = flags.DEFINE_list(
   'transforms', ['pca:32', 'whitening:32'], 'Measured beside none.'
 )
+_MOST_QUERIES = 2000
 _KS = (1, 5, 10, 100)
 # What is tried of each kind, from hasty to thorough.
 _EFFORTS = {
@@ -63,7 +65,8 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     'benchmark': 'retrieval',
     'pretrained': _PRETRAINED.value,
     'command': 'python -m benchmarks.retrieval --workdir=... '
-    f'--queries={_QUERIES.value} --transforms={",".join(_TRANSFORMS.value)}',
+    f"--bank='{_BANK.value}' --queries='{_QUERIES.value}' "
+    f'--transforms={",".join(_TRANSFORMS.value)}',
     'hardware': _HARDWARE.value,
     'jax': jax.__version__,
     'step': loaded.step,
@@ -75,8 +78,8 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     bank, queries = (
       _embed(loaded, folder / f'{kind}-{name}', kind=kind, split=split)
       for name, split in (
-        ('bank', config.data.train_split),
-        ('queries', config.data.test_split),
+        ('bank', _BANK.value or config.data.train_split),
+        ('queries', _QUERIES.value or config.data.test_split),
       )
     )
     result |= {'num_bank': len(bank), 'dims': dict(bank.identity.dims)}
@@ -84,7 +87,7 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
       bank,
       queries,
       ks=_KS,
-      max_queries=_QUERIES.value,
+      max_queries=_MOST_QUERIES,
       transform_names=_TRANSFORMS.value,
     )
     print(kind, judging.table(rows), sep='\n', flush=True)
@@ -124,7 +127,7 @@ def _judge_indexes(
         bank, view, kind=kind, mesh=mesh, options=options
       )
       judged = judging.judge_index(
-        bank, queries, view, index, max_queries=_QUERIES.value
+        bank, queries, view, index, max_queries=_MOST_QUERIES
       )
       effort = (
         f'{options.num_probes} lists'

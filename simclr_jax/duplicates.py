@@ -6,9 +6,9 @@
 DIR is what simclr_jax.embed wrote. Pictures whose embeddings have a cosine of
 at least --threshold are one group; files with the same bytes are told apart
 from those that only look alike (--bytes=false reads no picture again). How
-alike two different pictures are depends on the encoder: the line about the
-nearest other picture says what --threshold has to be above; a transform
-(--transform=whitening:64) spreads them.
+alike two different pictures are depends on the encoder. By default a pair is
+ten times as close as a picture and its nearest other usually are; the line
+about the nearest other picture says what a --threshold has to be above.
 
 Every picture is compared with all others, in bounded memory; for more than some
 hundred thousand use --index=hnsw (pip install 'simclr_jax[search]').
@@ -44,7 +44,11 @@ _MANY = 0.2
 _EMBEDDINGS = flags.DEFINE_string(
   'embeddings', None, 'Folder that simclr_jax.embed wrote.'
 )
-_THRESHOLD = flags.DEFINE_float('threshold', 0.99, 'Least cosine of a pair.')
+_THRESHOLD = flags.DEFINE_float(
+  'threshold',
+  None,
+  'Least cosine of a pair; default: by how near different pictures are.',
+)
 _K = flags.DEFINE_integer('k', 10, 'Nearest others of each that are looked at.')
 _OUTPUT = flags.DEFINE_enum(
   'output', '', ['', 'h', 'z'], 'Vectors to compare; default: h where it is.'
@@ -95,28 +99,32 @@ def _run(embeddings: EmbeddingSet) -> None:
     kind=_INDEX.value,
     mesh=mesh_lib.make_mesh(jax.local_devices()),
   )
+  bank, threshold = view.bank(embeddings), _THRESHOLD.value
+  if threshold is None:
+    threshold = duplicates.suggest_threshold(bank, index.search)
   found = duplicates.find_groups(
-    view.bank(embeddings), index.search, threshold=_THRESHOLD.value, k=_K.value
+    bank, index.search, threshold=threshold, k=_K.value
   )
   if _BYTES.value and shown is not None:
     found = duplicates.tell_identical(found, embeddings, shown.stored)
-  _print(found)
-  report = duplicates.to_json(found, embeddings, threshold=_THRESHOLD.value)
+  _print(found, threshold)
+  report = duplicates.to_json(found, embeddings, threshold=threshold)
   if _OUT.value:
     path = pathlib.Path(_OUT.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, report)
     print(f'-> {path}', file=sys.stderr)
   if _SHEET.value and shown is not None:
-    _write_sheet(embeddings, shown, found, report['groups'])
+    _write_sheet(embeddings, shown, found, report)
 
 
-def _print(found: duplicates.Found) -> None:
+def _print(found: duplicates.Found, threshold: float) -> None:
   same = (
     f', {found.num_identical:,} of them byte by byte' if _BYTES.value else ''
   )
   print(
-    f'{found.num_pictures:,} pictures, {len(found.groups):,} groups; '
+    f'{found.num_pictures:,} pictures, {len(found.groups):,} groups with a '
+    f'cosine of {threshold:.5g} or more; '
     f'{found.num_redundant:,} pictures repeat another{same}'
   )
   shares = ', '.join(
@@ -126,7 +134,7 @@ def _print(found: duplicates.Found) -> None:
   if found.num_members > _MANY * found.num_pictures:
     print(
       f'warning: {found.num_members / found.num_pictures:.0%} of the pictures '
-      f'are in groups: --threshold={_THRESHOLD.value:g} is low for this '
+      f'are in groups: --threshold={threshold:g} is low for this '
       'encoder, or most pictures are copies; look at --sheet',
       file=sys.stderr,
     )
@@ -136,8 +144,9 @@ def _write_sheet(
   embeddings: EmbeddingSet,
   shown: pictures.SetPictures,
   found: duplicates.Found,
-  groups: list[dict[str, Any]],
+  report: dict[str, Any],
 ) -> None:
+  groups = report['groups']
   if not groups:
     print('no groups: no sheet is written', file=sys.stderr)
     return
@@ -145,9 +154,8 @@ def _write_sheet(
   sheets.write(
     _SHEET.value,
     f'{len(groups):,} groups of pictures that are alike',
-    f'Of {found.num_pictures:,} pictures of '
-    f'{embeddings.name}: those '
-    f'whose embeddings have a cosine of {_THRESHOLD.value:g} or more. Blue '
+    f'Of {found.num_pictures:,} pictures of {embeddings.name}: those whose '
+    f'embeddings have a cosine of {report["threshold"]:.5g} or more. Blue '
     'frames: the bytes of another one; orange: nearly the same.',
     lines=duplicates.to_lines(groups, embeddings, shown, most=most),
   )

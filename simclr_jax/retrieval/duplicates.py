@@ -22,6 +22,8 @@ from simclr_jax.retrieval import pictures, sheets
 from simclr_jax.retrieval.embedding_set import EmbeddingSet
 
 _BLOCK = 8192  # pictures that are searched for at a time
+_SAMPLE = 2048  # pictures from which a threshold is taken
+_CLOSE = 0.1  # of the median distance to the nearest other picture
 _QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 # (queries f32 [Q, D], k) -> the k largest inner products.
@@ -74,6 +76,27 @@ class Found:
     return sum(
       len(part) - 1 for group in self.groups for part in group.identical
     )
+
+
+def suggest_threshold(bank_nxD: Bank, search_fn: SearchFn) -> float:
+  """A cosine that unrelated pictures of this encoder seldom reach.
+
+  No fixed one serves: the nearest of two thousand different pictures has .7
+  with one encoder and .99 with another. Copies are closer than that by far, so:
+  a tenth of the median distance (1 - cosine) to the nearest other picture, of a
+  sample of pictures.
+
+  Args:
+    bank_nxD: Rows of length one.
+    search_fn: Searches among them.
+  """
+  size = len(bank_nxD)
+  own = np.unique(np.linspace(0, size - 1, min(size, _SAMPLE)).astype(int))
+  queries = np.concatenate([bank_nxD[i : i + 1] for i in own.tolist()])
+  found = search_fn(queries, min(2, size))
+  other = (found.index_Qxk != own[:, None]) & (found.index_Qxk >= 0)
+  nearest = np.where(other, found.similarity_Qxk, -1).max(1)
+  return float(1 - max(1 - np.median(nearest), 0) * _CLOSE)
 
 
 def find_groups(

@@ -77,6 +77,18 @@ def test_the_same_bytes_are_told_apart(rows, tmp_path):
   assert (report['num_redundant'], report['num_identical']) == (3, 1)
 
 
+def test_a_threshold_is_above_what_different_pictures_have(rows):
+  threshold = duplicates.suggest_threshold(rows, search(rows))
+  similarity = rows @ rows.T - 3 * np.eye(50)
+  nearest = np.median(similarity.max(1))
+  assert threshold == pytest.approx(1 - (1 - nearest) / 10, abs=1e-5)
+  found = duplicates.find_groups(rows, search(rows), threshold=threshold)
+  assert [g.positions for g in found.groups] == [(7, 30), (3, 40, 41)]
+  # Where most have a copy, only copies count.
+  twice = np.concatenate([rows, rows])
+  assert duplicates.suggest_threshold(twice, search(twice)) == pytest.approx(1)
+
+
 def test_impossible_numbers(rows):
   for bad in ({'threshold': 1.5}, {'threshold': 0.9, 'k': 0}):
     with pytest.raises(ValueError, match='--threshold'):
