@@ -14,11 +14,16 @@ import dataclasses
 import hashlib
 from typing import Any
 
+from jax.sharding import Mesh
 import numpy as np
 
 from simclr_jax.data.progress import Progress
-from simclr_jax.evaluation.neighbours import Bank, Neighbours
-from simclr_jax.retrieval import pictures, sheets
+from simclr_jax.evaluation.neighbours import (
+  Bank,
+  Neighbours,
+  nearest_neighbours,
+)
+from simclr_jax.retrieval import pictures, sheets, vectors
 from simclr_jax.retrieval.embedding_set import EmbeddingSet
 
 _BLOCK = 8192  # pictures that are searched for at a time
@@ -147,6 +152,33 @@ def find_groups(
     size,
     {q: float(np.quantile(nearest, q)) for q in _QUANTILES},
   )
+
+
+def find_in_features(
+  features_nxD: np.ndarray,
+  *,
+  mesh: Mesh,
+  threshold: float | None = None,
+  k: int = 10,
+) -> Found:
+  """Groups among features in memory, for reports on a data set.
+
+  Args:
+    features_nxD: h of any lengths, as `evaluation.features` gives it.
+    mesh: Axis 'data'.
+    threshold: Least cosine of a link; None for that of `suggest_threshold`.
+    k: As for `find_groups`.
+  """
+  bank_nxD = vectors.l2_normalize(features_nxD)
+
+  def search(queries_QxD: np.ndarray, k: int) -> Neighbours:
+    return nearest_neighbours(
+      bank_nxD, queries_QxD, k=k, chunk_size=_BLOCK, mesh=mesh
+    )
+
+  if threshold is None:
+    threshold = suggest_threshold(bank_nxD, search)
+  return find_groups(bank_nxD, search, threshold=threshold, k=k)
 
 
 def _root(parent: np.ndarray, i: int) -> int:

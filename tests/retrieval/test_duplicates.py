@@ -5,6 +5,7 @@ import pytest
 
 from simclr_jax.evaluation.neighbours import Neighbours
 from simclr_jax.retrieval import duplicates
+from simclr_jax.training import mesh as mesh_lib
 from tests.retrieval import fake_set
 
 
@@ -87,6 +88,12 @@ def test_a_threshold_is_above_what_different_pictures_have(rows):
   # Where most have a copy, only copies count.
   twice = np.concatenate([rows, rows])
   assert duplicates.suggest_threshold(twice, search(twice)) == pytest.approx(1)
+
+
+def test_features_of_a_report(rows):
+  lengths = np.linspace(1, 9, 50, dtype=np.float32)[:, None]
+  found = duplicates.find_in_features(rows * lengths, mesh=mesh_lib.make_mesh())
+  assert [g.positions for g in found.groups] == [(7, 30), (3, 40, 41)]
 
 
 def test_impossible_numbers(rows):
