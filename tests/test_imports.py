@@ -37,6 +37,7 @@ RANKS = {
   'evaluation': 4,
   'importers': 5,
   'exporters': 6,
+  'retrieval': 5,
   'planning': 4,
   'cards': 5,
   'reports': 6,
@@ -60,6 +61,7 @@ ROOT_FILES = (
 FORBIDDEN_PARTS = {
   'augmentation': ('models', 'losses'),
   'evaluation': ('objectives',),
+  'retrieval': ('importers', 'objectives'),
 }
 TF_MODULES = ('tensorflow', 'tensorflow_datasets')
 FORBIDDEN_MODULES = {

@@ -51,6 +51,7 @@ def test_pins_satisfy_the_package():
     *extras['tf'],
     *extras['opencv'],
     *extras['parquet'],
+    *extras['search'],
     *extras['dev'],
   ]
   pins = _all_pins()

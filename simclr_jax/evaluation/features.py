@@ -210,7 +210,7 @@ def _compute(
   for batch in batches:
     if stop_fn is not None and stop_fn():
       raise GivenUp
-    batch = _pad_rows(batch, len(encoder.mesh.local_devices))
+    batch = pad_rows(batch, len(encoder.mesh.local_devices))
     # Dispatched before the last one is fetched: devices work while we copy.
     encoded = encoder.encode(batch['image'])
     if ahead is not None:
@@ -250,7 +250,7 @@ def _store(
   return len(index)
 
 
-def _pad_rows(
+def pad_rows(
   batch: Mapping[str, np.ndarray], multiple: int
 ) -> dict[str, np.ndarray]:
   """Rows of zeros (mask False) until the batch divides over the devices."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax.experimental import multihost_utils
@@ -28,11 +28,19 @@ _BLOCK = 256
 _EPSILON = 1e-12  # Official l2_normalize: rsqrt(max(sum of squares, 1e-12)).
 
 
+class Bank(Protocol):
+  """Rows of vectors that are read in order; an array is one."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
 class Neighbours(NamedTuple):
   """The k nearest bank rows of each query, nearest first.
 
   Attributes:
-    similarity_Qxk: Cosine, f32.
+    similarity_Qxk: Cosine, or the product that was asked for; f32.
     index_Qxk: Row of the bank, i32.
   """
 
@@ -41,21 +49,25 @@ class Neighbours(NamedTuple):
 
 
 def nearest_neighbours(
-  bank_nxD: np.ndarray,
+  bank_nxD: np.ndarray | Bank,
   queries_QxD: np.ndarray,
   *,
   k: int,
   chunk_size: int,
   mesh: Mesh,
+  normalize: bool = True,
 ) -> Neighbours:
   """Exact cosine neighbours.
 
   Args:
-    bank_nxD: f32 in host memory, the same on every host; any norms.
+    bank_nxD: f32, the same on every host; any norms. In host memory, or read
+      chunk by chunk.
     queries_QxD: f32, likewise; spread over the mesh's axis 'data'.
     k: Neighbours of each query.
     chunk_size: Bank rows on each device at a time.
     mesh: One axis 'data'.
+    normalize: Compare directions; False compares by the plain inner product,
+      where long vectors win.
 
   Raises:
     ValueError: If k is larger than the bank.
@@ -74,7 +86,7 @@ def nearest_neighbours(
     put(np.full((num_padded, k), -np.inf, np.float32)),
     put(np.zeros((num_padded, k), np.int32)),
   )
-  merge_fn = _make_merge_fn(mesh, block)
+  merge_fn = _make_merge_fn(mesh, block, normalize)
   progress = Progress('Compared with', num_bank, unit='rows of the bank')
   for start in range(0, num_bank, chunk_size):
     rows = bank_nxD[start : start + chunk_size]
@@ -88,8 +100,11 @@ def nearest_neighbours(
 
 
 @functools.lru_cache(maxsize=8)
-def _make_merge_fn(mesh: Mesh, block: int) -> Callable[..., Any]:
+def _make_merge_fn(
+  mesh: Mesh, block: int, normalize: bool
+) -> Callable[..., Any]:
   """Compiled update of every query's best k by one chunk of the bank."""
+  scale = _normalize if normalize else lambda x_nxD: x_nxD
 
   def merge(
     queries_qxD: jax.Array,
@@ -97,14 +112,14 @@ def _make_merge_fn(mesh: Mesh, block: int) -> Callable[..., Any]:
     chunk_CxD: jax.Array,
     offsets: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
-    chunk_CxD = _normalize(chunk_CxD)
+    chunk_CxD = scale(chunk_CxD)
     start, num_valid = offsets
     position_C = jnp.arange(chunk_CxD.shape[0], dtype=jnp.int32)
 
     def merge_block(inputs: Any) -> tuple[jax.Array, jax.Array]:
       queries_bxD, similarity_bxk, index_bxk = inputs
       new_bxC = jnp.dot(
-        _normalize(queries_bxD),
+        scale(queries_bxD),
         chunk_CxD.T,
         precision=jax.lax.Precision.HIGHEST,
       )

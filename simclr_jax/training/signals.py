@@ -37,12 +37,19 @@ class StopRequest:
   same step: the flags ride with the steps (`agreed`).
   """
 
-  def __init__(self, mesh: Mesh | None = None) -> None:
+  def __init__(
+    self,
+    mesh: Mesh | None = None,
+    *,
+    will: str = 'stopping after this step with a checkpoint',
+  ) -> None:
     """Installs nothing yet.
 
     Args:
       mesh: Of the run; needed with several processes.
+      will: What the first signal leads to, for the log.
     """
+    self._will = will
     self.requested = False
     self._agreement = None
     if jax.process_count() > 1:
@@ -111,10 +118,7 @@ class StopRequest:
     first, self._first = self._first, self._first or now
     if first is None:
       self.requested = True
-      logging.warning(
-        '%s: stopping after this step with a checkpoint; again to exit at once',
-        name,
-      )
+      logging.warning('%s: %s; again to exit at once', name, self._will)
     elif now - first > _SAME_SECONDS:
       # Not sys.exit: an exception could be swallowed by whatever the main
       # thread is in, and exit handlers would wait for the checkpoint.

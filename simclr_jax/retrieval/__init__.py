@@ -1,0 +1,1 @@
+"""Embeddings of whole data sets on disk, and search among them."""

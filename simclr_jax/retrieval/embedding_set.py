@@ -1,0 +1,195 @@
+"""A complete set of embeddings, read in pieces: it may be larger than memory.
+
+Rows are counted by position, 0 to len(set) - 1: the pictures that have an
+embedding, in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from simclr_jax.data.sources import parquet_schema
+from simclr_jax.retrieval import atomic, embedding_files, shards
+from simclr_jax.retrieval.identity import Identity, identity_from_json
+
+_PLAIN = ('id', 'path', 'label')
+
+
+class EmbeddingSet:
+  """See the top of this file.
+
+  Attributes:
+    folder: Of the set.
+    identity: What it is of.
+    manifest: embeddings.json.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    """Opens it.
+
+    Raises:
+      ValueError: If it is missing, unfinished, damaged or of another version.
+    """
+    self.folder = pathlib.Path(folder)
+    file = self.folder / embedding_files.MANIFEST
+    if not file.is_file():
+      started = (self.folder / embedding_files.STARTED).exists()
+      raise ValueError(
+        f'{folder} is not finished: the same simclr_jax.embed command continues'
+        if started
+        else f'{folder} holds no embeddings (simclr_jax.embed writes them)'
+      )
+    self.manifest = atomic.read_json(file)
+    self.identity: Identity = identity_from_json(
+      self.manifest.get('identity'), where=str(file)
+    )
+    counts = self.manifest.get('rows_of_shards')
+    if (
+      not isinstance(counts, list)
+      or len(counts) != self.identity.num_shards
+      or not all(type(n) is int and 0 <= n < 2**40 for n in counts)
+      or not sum(counts)
+    ):
+      raise ValueError(f'{file}: rows_of_shards is damaged')
+    self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    # The last row group: neighbouring rows are asked for one after another.
+    self._group = functools.lru_cache(maxsize=2)(self._read_group)
+    self._file = functools.lru_cache(maxsize=4)(self._open)
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  @property
+  def outputs(self) -> tuple[str, ...]:
+    """'h', 'z' or both."""
+    return tuple(self.identity.dims)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of the labels; empty where they have no names."""
+    names = self.stated('input').get('class_names')
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+  @property
+  def name(self) -> str:
+    """Of the data set, for people."""
+    return str(self.stated('input').get('name', 'the set'))
+
+  def stated(self, section: str) -> dict[str, Any]:
+    """What embeddings.json says of 'input' or 'encoder'; {} if nothing."""
+    value = self.manifest.get(section)
+    return value if isinstance(value, dict) else {}
+
+  def rows(self, start: int, stop: int, columns: Sequence[str]) -> shards.Rows:
+    """Rows at positions [start, stop).
+
+    Args:
+      start: First position.
+      stop: One behind the last.
+      columns: Some of 'id', 'path', 'label', 'h', 'z'; others are left empty.
+
+    Raises:
+      ValueError: If a file is missing, damaged or of another set.
+    """
+    start, stop = max(start, 0), min(stop, len(self))
+    if start >= stop:
+      raise ValueError(f'rows {start} to {stop} of {len(self)}')
+    parts = []
+    position = start
+    while position < stop:
+      shard = int(np.searchsorted(self._starts, position, side='right')) - 1
+      _, groups = self._file(shard)
+      local = position - int(self._starts[shard])
+      group = int(np.searchsorted(groups, local, side='right')) - 1
+      first = int(self._starts[shard] + groups[group])
+      found = self._group(shard, group, tuple(columns))
+      last = min(stop - first, len(found.id))
+      parts.append(shards.cut(found, position - first, last))
+      position = first + last
+    return parts[0] if len(parts) == 1 else shards.join(parts)
+
+  def chunks(self, size: int, columns: Sequence[str]) -> Iterator[shards.Rows]:
+    """All rows in order, at most `size` at a time."""
+    for start in range(0, len(self), size):
+      yield self.rows(start, start + size, columns)
+
+  def take(self, positions: np.ndarray, columns: Sequence[str]) -> shards.Rows:
+    """Rows at any positions, in the order given."""
+    order = np.argsort(positions, kind='stable')
+    found = [self.rows(int(p), int(p) + 1, columns) for p in positions[order]]
+    back = np.argsort(order, kind='stable')
+    return shards.join([found[i] for i in back])
+
+  def find(self, ids: Sequence[int]) -> np.ndarray:
+    """Positions int64 of pictures by their ids.
+
+    Raises:
+      ValueError: If there is no such id, or its picture could not be read.
+    """
+    positions = []
+    for i in ids:
+      if not 0 <= i < self.identity.num_examples:
+        raise ValueError(
+          f'id {i} is not in {self.folder}: ids are 0 to '
+          f'{self.identity.num_examples - 1}'
+        )
+      shard = i // self.identity.shard_rows
+      bad = sorted(b.id for b in self._shard(shard).bad)
+      before = int(np.searchsorted(bad, i))
+      if before < len(bad) and bad[before] == i:
+        raise ValueError(f'picture {i} of {self.folder} could not be read')
+      offset = i - self.identity.span(shard).start - before
+      positions.append(int(self._starts[shard]) + offset)
+    return np.array(positions, np.int64)
+
+  def _shard(self, shard: int) -> shards.Shard:
+    path = self.folder / self.identity.file_name(shard)
+    found = shards.open_shard(path, self.identity, shard)
+    if found.num_rows != self._starts[shard + 1] - self._starts[shard]:
+      raise ValueError(f'{path} has other rows than embeddings.json says')
+    return found
+
+  def _open(self, shard: int) -> tuple[Any, np.ndarray]:
+    """Open file, and the first row of each row group."""
+    path = self._shard(shard).path
+    file = parquet_schema.open_file(str(path))
+    sizes = [
+      file.metadata.row_group(i).num_rows
+      for i in range(file.metadata.num_row_groups)
+    ]
+    return file, np.cumsum([0, *sizes])[:-1]
+
+  def _read_group(
+    self, shard: int, group: int, columns: tuple[str, ...]
+  ) -> shards.Rows:
+    file, _ = self._file(shard)
+    path = self.folder / self.identity.file_name(shard)
+    arrow_error = parquet_schema.pyarrow().ArrowException
+    wanted = list(dict.fromkeys(('id', *columns)))
+    try:
+      table = file.read_row_group(group, columns=wanted, use_threads=False)
+    except (OSError, arrow_error) as error:
+      raise ValueError(
+        f'{path} is damaged: {error}; delete it, and the same '
+        'simclr_jax.embed command computes it again'
+      ) from error
+    return shards.from_table(table, path=str(path))
+
+
+class Column:
+  """One output as a bank whose rows are read as they are needed."""
+
+  def __init__(self, embeddings: EmbeddingSet, output: str):
+    self._set, self._output = embeddings, output
+
+  def __len__(self) -> int:
+    return len(self._set)
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    start, stop, _ = rows.indices(len(self))
+    return self._set.rows(start, stop, (self._output,)).vectors[self._output]

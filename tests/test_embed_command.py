@@ -1,0 +1,62 @@
+"""python -m simclr_jax.embed killed on one of two hosts, continued on one."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tests import multi_process, small_run
+
+N, SHARD = 90, 10
+# Kills its own process in the middle of its second shard: the file is written
+# but has not got its name yet.
+DIE = """
+import os, signal
+from simclr_jax.retrieval import shards
+closed = []
+class Dying(shards.ShardWriter):
+  def close(self):
+    super().close()
+    closed.append(self)
+    if len(closed) == 2:
+      os.kill(os.getpid(), signal.SIGKILL)
+shards.ShardWriter = Dying
+"""
+
+
+def test_every_picture_once_after_kill_9_on_other_hosts(tmp_path):
+  workdir, out = tmp_path / 'run', tmp_path / 'e'
+  small_run.save_small_run(workdir)
+  arguments = (
+    f'--checkpoint={workdir}',
+    '--input=procedural',
+    f'--split=train[:{N}]',
+    f'--out={out}',
+    '--loader=opencv',
+    f'--shard_rows={SHARD}',
+    '--peer_timeout=60',
+  )
+  options = {'module': 'simclr_jax.embed', 'cache': tmp_path / 'programs'}
+  with multi_process.Processes(
+    arguments, count=2, logs=tmp_path / 'two', before={1: DIE}, **options
+  ) as two:
+    assert two.code(1) == -9, two.log(1)
+    assert two.code(0) == 69, two.log(0)
+  there = {p.name: p.stat().st_mtime_ns for p in out.glob('part-*')}
+  # Process 1 had finished its first shard; process 0 at least that.
+  assert 'part-00001-of-00009.parquet' in there
+  assert 'part-00003-of-00009.parquet' not in there
+  assert not (out / 'embeddings.json').exists()
+  assert list(out.glob('.part-00003.*.tmp'))
+  with multi_process.Processes(
+    arguments, count=1, logs=tmp_path / 'one', **options
+  ) as one:
+    one.finish()
+    assert f'{N} embeddings of h, {SHARD * len(there)} of them' in one.log(0)
+  rows = pq.read_table(sorted(out.glob('part-*.parquet')))
+  np.testing.assert_array_equal(rows['id'].to_numpy(), np.arange(N))
+  h = np.stack(rows['h'].to_numpy())
+  assert np.isfinite(h).all() and len(np.unique(h, axis=0)) == N
+  assert {name: (out / name).stat().st_mtime_ns for name in there} == there
+  assert json.loads((out / 'embeddings.json').read_text())['num_rows'] == N
+  assert not list(out.glob('.*'))
