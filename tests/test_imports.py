@@ -33,6 +33,7 @@ RANKS = {
   'objectives': 2,
   'training': 3,
   'evaluation': 4,
+  'finetuning': 5,
   'importers': 5,
   'exporters': 6,
   'planning': 4,
