@@ -147,10 +147,9 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig(StageConfig):
-  """Fine-tuning of the whole network.
+  """Training of the whole network, from an encoder or from scratch.
 
   Attributes:
-    start: 'checkpoint', or 'scratch': the same network freshly initialised.
     head_layer: Output of the projection head that the classifier reads; 0 is h
       (the head is dropped), 1 keeps its first layer (SimCLR v2, where labels
       are few).
@@ -160,7 +159,6 @@ class FinetuneConfig(StageConfig):
     labels: Which labels.
   """
 
-  start: str = 'checkpoint'
   head_layer: int = 0
   classifier_init: str = 'zeros'
   label_smoothing: float = 0.0

@@ -26,7 +26,6 @@ def find_finetune_problems(
   """Every impossible value or combination, one sentence each."""
   check = Checker(config, unreadable)
   _check_stage(check)
-  check.one_of('start', 'checkpoint', 'scratch')
   check.within('head_layer', 0, 4)
   check.one_of('classifier_init', 'zeros', 'normal')
   check.within('label_smoothing', 0, 1 - 1e-9)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from etils import epath
 import numpy as np
 
+from simclr_jax import config as config_lib
 from simclr_jax.data import part
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import splits
@@ -83,6 +85,17 @@ def divide(
     fit_rows=fit_rows,
     holdout_rows=holdout_rows,
   )
+
+
+def describe(pictures: Labelled, labels: LabelsConfig) -> dict[str, Any]:
+  """For the passport: enough to find the same pictures again."""
+  return {
+    'labels': config_lib.to_dict(labels),
+    'num_fit': len(pictures.fit_rows),
+    'num_holdout': len(pictures.holdout_rows),
+    'whole': pictures.whole.name,
+    'whole_fingerprint': pictures.whole.fingerprint,
+  }
 
 
 def choose(

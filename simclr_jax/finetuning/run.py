@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import config as config_lib
@@ -48,11 +47,14 @@ class EncoderRun(run_lib.Run):
 
     def placed(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
       name = '/'.join(str(key.key) for key in path)
+      array = np.zeros(leaf.shape, leaf.dtype)
       if name.split('/')[1] == CLASSIFIER:
-        return jnp.zeros_like(leaf) if self.zero_classifier else leaf
-      if not loaded:
+        if not self.zero_classifier:
+          return leaf
+      elif self.begin is None:
         return leaf
-      array = np.asarray(loaded[name])
+      else:
+        array = np.asarray(loaded[name])
       return jax.make_array_from_callback(
         leaf.shape, leaf.sharding, array.__getitem__
       )
