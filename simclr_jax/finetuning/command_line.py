@@ -9,7 +9,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from simclr_jax import console, multi_process, processes
+from simclr_jax.finetuning import derive
 from simclr_jax.training import checkpoint, failures, storage
+from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -42,11 +44,8 @@ CODES = {
 }
 
 
-def load_checkpoint(field: str = '--checkpoint') -> checkpoint.LoadedEncoder:
+def load_checkpoint() -> checkpoint.LoadedEncoder:
   """The encoder that --checkpoint and --step name.
-
-  Args:
-    field: Only for messages.
 
   Raises:
     ValueError: If there is none.
@@ -56,10 +55,21 @@ def load_checkpoint(field: str = '--checkpoint') -> checkpoint.LoadedEncoder:
   if STEP.value not in ('', 'best'):
     if not _STEP.fullmatch(STEP.value):
       raise ValueError(
-        f"--step={STEP.value[:99]}: a number or 'best' is wanted, of {field}"
+        f"--step={STEP.value[:99]}: a number or 'best' is wanted"
       )
     step = int(STEP.value)
   return checkpoint.load_encoder(CHECKPOINT.value, step=step)
+
+
+def load_chosen() -> checkpoint.LoadedEncoder:
+  """As `load_checkpoint`; without --step the one that its holdout chose."""
+  loaded = load_checkpoint()
+  config = passport_lib.config_from_passport(loaded.passport, where=loaded.path)
+  # --checkpoint may name a single step; then that is the choice.
+  is_workdir = checkpoint.list_steps(CHECKPOINT.value)
+  if STEP.value or not derive.holds_out(config) or not is_workdir:
+    return loaded
+  return checkpoint.load_encoder(CHECKPOINT.value, step='best')
 
 
 def make_watchdog() -> watchdog_lib.Watchdog:
