@@ -62,6 +62,7 @@ class Checker:
     self.problems: list[str] = []
 
   def get(self, path: str) -> Any:
+    """Value of the field at a dotted path."""
     value: Any = self.config
     for part in path.split('.'):
       value = getattr(value, part)
@@ -85,6 +86,7 @@ class Checker:
       self.problems.append(f'config.{path} = {value}: {allowed}')
 
   def one_of(self, path: str, *allowed: Any) -> None:
+    """The value is one of these."""
     value = self.get(path)
     if value not in allowed:
       close = difflib.get_close_matches(
@@ -103,11 +105,13 @@ class Checker:
       self.fail(path, f'must be at least {low:g}{upper} and finite')
 
   def positive(self, path: str) -> None:
+    """0 < value, and finite."""
     value = self.get(path)
     if not 0 < value < math.inf:
       self.fail(path, 'must be above 0 and finite')
 
   def ordered(self, path: str, low: float, high: float = math.inf) -> None:
+    """Two values, low <= first <= second <= high."""
     first, second = self.get(path)
     if not low <= first <= second <= high or math.isinf(second):
       bounds = f'{low:g} <= low <= high' + (
@@ -125,6 +129,7 @@ class Checker:
       self.fail(path, f'needs one value or more, each {bound} and finite')
 
   def duration(self, path: str, *, zero: bool) -> None:
+    """A duration, longer than 0 unless `zero`."""
     try:
       value = durations.parse(self.get(path))
     except ValueError as error:

@@ -18,7 +18,9 @@ CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/finetune/imagenet.py:v2_1.'
 )
 CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'Workdir of a run whose encoder is taken, or a checkpoint.'
+  'checkpoint',
+  None,
+  'Workdir of a run whose encoder is taken, or a checkpoint.',
 )
 STEP = flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
@@ -74,9 +76,7 @@ def load_chosen() -> checkpoint.LoadedEncoder:
 
 def make_watchdog() -> watchdog_lib.Watchdog:
   """As --stall_timeout says."""
-  return watchdog_lib.Watchdog(
-    STALL_TIMEOUT.value, on_stall=multi_process.end
-  )
+  return watchdog_lib.Watchdog(STALL_TIMEOUT.value, on_stall=multi_process.end)
 
 
 def run(argv: list[str], body: Callable[[], bool]) -> int:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 
 from simclr_jax import config as config_lib
 from simclr_jax.finetuning import config_checks
 
-Values = ml_collections.ConfigDict | collections.abc.Mapping[str, Any]
+Values: TypeAlias = ml_collections.ConfigDict | collections.abc.Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,8 +52,7 @@ def distill_config(
   given = {
     name: value
     for name, value in config_lib.to_dict(stage.student).items()
-    if value not in _UNSET
-    or (value == 0 and name in ('sk_ratio', 'se_ratio'))
+    if value not in _UNSET or (value == 0 and name in ('sk_ratio', 'se_ratio'))
   }
   model = dataclasses.replace(
     teacher.model, head='none', classifier_layer=0, **given

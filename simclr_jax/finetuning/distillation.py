@@ -26,6 +26,7 @@ from simclr_jax.data import part
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
+from simclr_jax.finetuning import config as finetune_lib
 from simclr_jax.finetuning import (
   derive,
   judging,
@@ -34,7 +35,6 @@ from simclr_jax.finetuning import (
   report,
   stage,
 )
-from simclr_jax.finetuning import config as finetune_lib
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.config import DistillConfig
 from simclr_jax.training import checkpoint
@@ -172,8 +172,8 @@ def open_teacher(loaded: checkpoint.LoadedEncoder) -> Teacher:
   if kind not in (objective.FINETUNE, objective.DISTILL):
     raise ValueError(
       f'{loaded.path} is a checkpoint of {kind!r}: a teacher is one that was '
-      'fine-tuned (python -m simclr_jax.finetune) or distilled. The online head '
-      'of a pretraining run was trained on all labels and is none'
+      'fine-tuned (python -m simclr_jax.finetune) or distilled; the online '
+      'head of a pretraining run was trained on all labels and is none'
     )
   config = passport_lib.config_from_passport(passport, where=loaded.path)
   encoder_lib.check_fits(loaded, config)

@@ -51,9 +51,7 @@ def probe(
       source, pictures.rows, name=f'{pictures.num_labels} labels'
     )
   train, judged = (
-    features_lib.extract_features(
-      encoder, split, config, cache_dir=cache_dir
-    )
+    features_lib.extract_features(encoder, split, config, cache_dir=cache_dir)
     for split in (source, test)
   )
   result = linear_probe.probe_features(

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier: batch norm in inference mode, every picture once."""
+"""Accuracy of a classifier: inference-mode batch norm, every picture once."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def score(
 ) -> Accuracy:
   """Accuracy of logits."""
   rank_n = np.asarray(
-    ranks.rank_of_class(
-      jnp.asarray(logits_nxK), jnp.asarray(label_n)[:, None]
-    )
+    ranks.rank_of_class(jnp.asarray(logits_nxK), jnp.asarray(label_n)[:, None])
   )
   first = rank_n == 0
   five = ranks.in_top5(rank_n, logits_nxK.shape[1])
@@ -152,7 +150,9 @@ def make_logits_fn(
 
   @jax.jit
   def apply_fn(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-    outputs = model.apply(variables, input_form.apply(images), train=False)
+    outputs: Any = model.apply(
+      variables, input_form.apply(images), train=False
+    )
     return {'logits': outputs.logits.astype(jnp.float32)}
 
   return apply_fn

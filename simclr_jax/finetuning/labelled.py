@@ -61,8 +61,8 @@ def divide(
   """
   if not source.num_classes:
     raise ValueError(
-      f'{source.name} has no labels, and a classifier needs some (for a folder: '
-      "config.data.labels_from='folders')"
+      f'{source.name} has no labels, and a classifier needs some (for a '
+      "folder: config.data.labels_from='folders')"
     )
   everything = np.arange(source.num_examples)
   nothing = np.zeros(0, np.int64)
@@ -79,7 +79,9 @@ def divide(
   return Labelled(
     whole=source,
     fit=part.take(source, fit_rows, name=f'{len(fit_rows)} labels'),
-    holdout=part.take(source, holdout_rows, name=f'holdout of {len(holdout_rows)}')
+    holdout=part.take(
+      source, holdout_rows, name=f'holdout of {len(holdout_rows)}'
+    )
     if labels.holdout_fraction
     else None,
     fit_rows=fit_rows,

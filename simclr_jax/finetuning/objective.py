@@ -61,7 +61,7 @@ def make_finetune(stage: FinetuneConfig, *, input_fn: InputFn) -> Objective:
 
 
 def make_distill(stage: DistillConfig, *, input_fn: InputFn) -> Objective:
-  """Cross-entropy with the teacher's softened predictions (SimCLR v2, eq. 2, 3).
+  """Cross-entropy with the teacher's predictions (SimCLR v2, eq. 2 and 3).
 
   -sum_y P_teacher(y | x; T) log P_student(y | x; T), both softmax(logits / T),
   weighted with 1 - labelled_weight; the cross-entropy with true labels, of the

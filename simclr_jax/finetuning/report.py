@@ -33,9 +33,7 @@ TITLES = {
 }
 
 
-def check_workdir(
-  workdir: epath.Path, start: checkpoint.LoadedEncoder
-) -> None:
+def check_workdir(workdir: epath.Path, start: checkpoint.LoadedEncoder) -> None:
   """Refuses the workdir of the encoder itself.
 
   Raises:
@@ -100,8 +98,7 @@ def summary(row: stage_lib.Row) -> str:
   """One line."""
   low, high = row.accuracy.top1_interval
   text = (
-    f'{TITLES[row.kind]}: top-1 {row.accuracy.top1:.2%} '
-    f'[{low:.2%}, {high:.2%}]'
+    f'{TITLES[row.kind]}: top-1 {row.accuracy.top1:.2%} [{low:.2%}, {high:.2%}]'
   )
   if row.accuracy.top5 is not None:
     text += f', top-5 {row.accuracy.top5:.2%}'

@@ -1,4 +1,4 @@
-"""Trains a classifier, takes the step that the holdout chose, judges it once."""
+"""Trains a classifier, takes the step a holdout chose, judges it once."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from simclr_jax.training.state import TrainState
 _NOT_RECORDED = (
   'seed',
   'data',
+  'labels',
   'optim',
   'train',
   'checkpoint_every',
@@ -168,9 +169,7 @@ def check_same_data(sources: Mapping[str, Source]) -> None:
   )
 
 
-def _make_evaluate_fn(
-  judge: judging.Judge, holdout: Source
-) -> loop.EvaluateFn:
+def _make_evaluate_fn(judge: judging.Judge, holdout: Source) -> loop.EvaluateFn:
   def evaluate(
     run: training_run.Run, state: TrainState, stop_fn: Callable[[], bool]
   ) -> Mapping[str, float] | None:

@@ -69,6 +69,10 @@ HARMLESS = {
   'probe': 'evaluation, changes no parameter',
   'knn': 'evaluation, changes no parameter',
 }
+_CONTINUE = (
+  ' With another batch, length or learning rate it can go on from the state of '
+  'this one: --continue_from=THIS_WORKDIR'
+)
 
 
 def make_passport(
@@ -330,9 +334,9 @@ def check_same_run(
       f'the workdir holds step {passport["step"]} of another run; resuming '
       f'would mix the two:\n{lines}\n'
       'Undo these changes to resume (a workdir continues only with the same '
-      'recipe), or start the changed config in a new workdir. With another '
-      'batch, length or learning rate it can go on from the state of this one: '
-      '--continue_from=THIS_WORKDIR' + longer
+      'recipe), or start the changed config in a new workdir.'
+      + ('' if about else _CONTINUE)
+      + longer
     )
   harmless = [d for d in changed if is_harmless(d)]
   for difference in harmless:
