@@ -17,7 +17,9 @@ import ml_collections
 from simclr_jax import config as config_lib
 from simclr_jax.finetuning import config_checks
 
-Values: TypeAlias = ml_collections.ConfigDict | collections.abc.Mapping[str, Any]
+Values: TypeAlias = (
+  ml_collections.ConfigDict | collections.abc.Mapping[str, Any]
+)
 
 
 @dataclasses.dataclass(frozen=True)

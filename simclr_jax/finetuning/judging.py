@@ -150,9 +150,7 @@ def make_logits_fn(
 
   @jax.jit
   def apply_fn(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-    outputs: Any = model.apply(
-      variables, input_form.apply(images), train=False
-    )
+    outputs: Any = model.apply(variables, input_form.apply(images), train=False)
     return {'logits': outputs.logits.astype(jnp.float32)}
 
   return apply_fn

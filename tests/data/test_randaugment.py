@@ -152,9 +152,7 @@ def test_magnitude_zero_changes_no_pixel_but_in_what_has_no_strength(levels):
 def test_layers_follow_each_other(levels):
   names = list(randaugment.OPS)
   both = np.array([[names.index('posterize'), 1], [names.index('rotate'), -1]])
-  made = randaugment.apply(
-    levels.astype(np.float32) / 255, both, magnitude=MAX
-  )
+  made = randaugment.apply(levels.astype(np.float32) / 255, both, magnitude=MAX)
   first = run(levels, 'posterize').astype(np.uint8)
   second = run(first, 'rotate', sign=-1)
   np.testing.assert_array_equal(np.rint(made * 255).astype(np.int64), second)

@@ -135,9 +135,7 @@ def test_what_a_passport_says_stays():
   assert derived.model == dataclasses.replace(BASE.model, classifier_layer=1)
   augment = derived.augment
   assert (augment.crop_area, augment.flip_prob) == ((0.3, 1.0), 0.0)
-  assert not any(
-    (augment.jitter_prob, augment.gray_prob, augment.blur_prob)
-  )
+  assert not any((augment.jitter_prob, augment.gray_prob, augment.blur_prob))
   assert derived.train.batch_size == 1024
   assert derived.checkpoint.keep_best == 0 and not derive.holds_out(derived)
 
