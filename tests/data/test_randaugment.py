@@ -1,4 +1,4 @@
-"""RandAugment: every operation against a formula, and the same in all loaders."""
+"""RandAugment: every operation against a formula; the same in all loaders."""
 
 from __future__ import annotations
 
