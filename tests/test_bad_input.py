@@ -21,6 +21,7 @@ from tests import command_server, small_run
 from tests.bad_inputs import (
   arrays,
   checkpoints,
+  classifiers,
   configs,
   images,
   parquets,
@@ -35,6 +36,7 @@ ROWS: list[Row] = [
   *parquets.ROWS,
   *arrays.ROWS,
   *checkpoints.ROWS,
+  *classifiers.ROWS,
 ]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.
 
@@ -72,6 +74,9 @@ def test_there_are_many_and_each_has_its_name():
     'knn',
     'report',
     'prepare',
+    'finetune',
+    'label_efficiency',
+    'distill',
   }
 
 
