@@ -571,6 +571,7 @@ def _build(
   where: str,
   problems: list[str],
   unreadable: list[str],
+  default: Any = None,
 ) -> Any:
   """Dataclass from a mapping; a wrong entry is reported and its default used.
 
@@ -580,13 +581,15 @@ def _build(
     where: Path of `values` below the config, with a dot at its end.
     problems: Receives a sentence for each wrong entry.
     unreadable: Receives the path of each entry whose default stands in.
+    default: Gives what `values` lacks; None is `cls()`.
   """
+  default = cls() if default is None else default
   if not isinstance(values, collections.abc.Mapping):
     place = f'config.{where}'.rstrip('.')
     found = config_checks.show(values)
     problems.append(f'{place} must be a section of fields, got {found}')
     unreadable.append(where)
-    return cls()
+    return default
   hints = typing.get_type_hints(cls)
   known = {}
   for name, value in values.items():
@@ -600,7 +603,12 @@ def _build(
       )
     elif dataclasses.is_dataclass(hints[name]):
       known[name] = _build(
-        typing.cast(type, hints[name]), value, f'{path}.', problems, unreadable
+        typing.cast(type, hints[name]),
+        value,
+        f'{path}.',
+        problems,
+        unreadable,
+        default=getattr(default, name),
       )
     else:
       try:
@@ -611,7 +619,7 @@ def _build(
           f'{config_checks.show(value)}'
         )
         unreadable.append(path)
-  return cls(**known)
+  return dataclasses.replace(default, **known)
 
 
 def _type_name(hint: Any) -> str:

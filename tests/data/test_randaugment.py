@@ -109,7 +109,8 @@ def test_sharpness_is_blended_with_a_smoothed_picture(levels):
   )
   smooth[1:-1, 1:-1] = inner
   made = run(levels, 'sharpness', sign=-1)
-  assert abs(made - blend(levels, smooth, -1.0)).max() <= 1
+  # Both the smoothed picture and the blend are rounded.
+  assert abs(made - blend(levels, smooth, -1.0)).max() <= 1.5
   assert abs(made - levels).max() > 20
 
 

@@ -119,6 +119,11 @@ def test_round_trip(config, read):
   assert read(json.loads(text)) == config
 
 
+def test_a_section_in_part_keeps_the_recipes_other_fields():
+  read = finetune_lib.read_finetune({'optim': {'momentum': 0.5}})
+  assert read.optim == dataclasses.replace(FinetuneConfig().optim, momentum=0.5)
+
+
 BASE = config_lib.replace(
   config_lib.Config(),
   data={'name': 'cifar10', 'image_size': 32, 'label_key': 'coarse'},

@@ -65,45 +65,43 @@ def test_cutmix_covers_a_box_whose_area_is_the_share(images):
 
 
 def test_shares_are_beta_and_boxes_reach_every_place():
+  def draw(key):
+    first, second = jax.random.split(key)
+    return (
+      mixing.mixup_map(first, 0.3, size=(1, 1)),
+      mixing.cutmix_map(second, 1.0, size=(8, 8)),
+    )
+
   keys = jax.random.split(jax.random.key(0), 4000)
-  of_mixup = jax.vmap(lambda k: mixing.mixup_map(k, 0.3, size=(1, 1)))(keys)
-  of_mixup = np.asarray(of_mixup).ravel()
+  of_mixup, maps = map(np.asarray, jax.jit(jax.vmap(draw))(keys))
   # Variance of Beta(a, a): 1 / (4 (2 a + 1)).
   assert of_mixup.mean() == pytest.approx(0.5, abs=0.02)
   assert of_mixup.var() == pytest.approx(1 / (4 * 1.6), rel=0.05)
-  maps = jax.vmap(lambda k: mixing.cutmix_map(k, 1.0, size=(8, 8)))(keys)
-  covered = np.asarray(maps).mean(0)
-  assert covered.min() > 0.1  # Corners too.
+  covered = maps.mean(0)
+  assert covered.min() > 0.05  # Corners too.
   assert abs(covered - covered.T).max() < 0.05
 
 
-def test_the_probability_is_that_of_batches(images):
-  rare = AugmentChanges(mixup_alpha=0.4, mix_prob=0.25)
-  keys = jax.vmap(jax.random.key)(np.arange(200))
-  shares = jax.vmap(lambda key: mixing.mix(images, key, augment=rare).share)(
-    keys
-  )
-  assert 30 < int((shares > 0).sum()) < 70
+def test_both_take_turns_in_the_share_of_batches_that_is_mixed(images):
+  both = AugmentChanges(mixup_alpha=0.4, cutmix_alpha=1.0, mix_prob=0.5)
+  kinds = {'none': 0, 'box': 0, 'mean': 0}
+  for seed in range(60):
+    made, share = mix(images, seed, both)
+    whole = ((made == images) | (made == images[PARTNER])).all()
+    kinds['none' if share == 0 else 'box' if whole else 'mean'] += 1
+    if share == 0:
+      np.testing.assert_array_equal(made, images)
+  # A box may have no area: then nothing is mixed.
+  assert 20 < kinds['none'] < 45 and min(kinds.values()) > 4
   assert not mixing.is_on(AugmentChanges(mixup_alpha=0.4, mix_prob=0.0))
   assert not mixing.is_on(AugmentChanges())
 
 
-def test_both_take_turns(images):
-  both = AugmentChanges(mixup_alpha=0.4, cutmix_alpha=1.0)
-  kinds = set()
-  for seed in range(12):
-    made, share = mix(images, seed, both)
-    whole = ((made == images) | (made == images[PARTNER])).all()
-    kinds.add(bool(whole) and 0 < share < 1)
-  assert kinds == {True, False}
-
-
-@pytest.mark.parametrize('augment', [MIXUP, CUTMIX])
-def test_the_devices_change_nothing(images, augment):
-  one, share = mix(images, 3, augment)
-  four, same = mix(images, 3, augment, num_devices=4)
+def test_the_devices_change_nothing(images):
+  one, share = mix(images, 3, CUTMIX)
+  four, same = mix(images, 3, CUTMIX, num_devices=4)
   np.testing.assert_allclose(one, four, atol=1e-7)
-  assert share == pytest.approx(same)
+  assert share == pytest.approx(same) and share > 0
 
 
 def test_an_odd_share_of_a_device_is_refused(images):
