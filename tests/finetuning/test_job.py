@@ -8,6 +8,7 @@ import os
 import signal
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -56,6 +57,25 @@ STAGE = finetune_lib.read_finetune(
     },
   }
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+  """Runs of one recipe share their programs, as in the shell."""
+  names = (
+    'jax_enable_compilation_cache',
+    'jax_compilation_cache_dir',
+    'jax_persistent_cache_min_compile_time_secs',
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  folder = str(tmp_path_factory.mktemp('programs'))
+  for name, value in zip(names, (True, folder, 0.0), strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='module')
