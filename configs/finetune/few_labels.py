@@ -5,10 +5,12 @@
 
 Presets:
 
-  plain   (default) SimCLR v2's optimizer (LARS, 0.005 * sqrt(B), no decay, no
-          warm-up, first projection layer kept; Chen et al. 2020,
-          arXiv:2006.10029) in batches of 64 for 1000 steps; every label is
-          trained on and the last step counts. Start here.
+  plain   (default) SimCLR v2's optimizer (LARS, no decay, no warm-up, first
+          projection layer kept; Chen et al. 2020, arXiv:2006.10029) at ten
+          times its rate, 0.05 * sqrt(B), in batches of 64 for 1000 steps; every
+          label is trained on and the last step counts. The rate was chosen on
+          a holdout of scikit-learn's digits (0.005, 0.02, 0.05, 0.2 in 400
+          steps): v2's is meant for ImageNet. Start here.
   early   The same for at most 4000 steps; a fifth of the labels chooses the
           step and stops early. Where there are hundreds of labels.
   strong  'plain' with RandAugment(2, 9), mixup 0.2 and label smoothing 0.1
@@ -31,6 +33,7 @@ from simclr_jax.finetuning import config as finetune_lib
 
 PLAIN = finetune_lib.FinetuneConfig(
   head_layer=1,
+  optim=dataclasses.replace(finetune_lib.FinetuneConfig().optim, base_lr=0.05),
   train=config_lib.TrainConfig(
     batch_size=64,
     duration='1000 steps',
