@@ -22,7 +22,7 @@ from absl import app, flags
 import jax
 
 from simclr_jax import flag_errors, processes
-from simclr_jax.finetuning import command_line, config, job, sweep
+from simclr_jax.finetuning import budgets, command_line, config, job, sweep
 
 _LABELS = flags.DEFINE_string(
   'labels',
@@ -43,14 +43,14 @@ def main(argv: list[str]) -> int:
     with processes.together():
       settings = config.read_finetune(command_line.CONFIG.value)
       methods = job.parse_methods(_METHODS.value)
-      budgets = sweep.parse_budgets(_LABELS.value)
+      asked = budgets.parse_budgets(_LABELS.value)
       if not 1 <= _SEEDS.value <= 1000:
         raise ValueError(f'--seeds={_SEEDS.value}: 1 to 1000 are possible')
     found = sweep.sweep(
       settings,
       command_line.load_checkpoint(),
       workdir=command_line.WORKDIR.value,
-      budgets=budgets,
+      budgets=asked,
       seeds=_SEEDS.value,
       methods=methods,
       watchdog=command_line.make_watchdog(),

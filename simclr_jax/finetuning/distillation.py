@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import time
-from typing import Any
 
 from absl import logging
 from etils import epath
@@ -21,47 +20,27 @@ from jax.sharding import Mesh
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import models, processes
+from simclr_jax import processes
 from simclr_jax.data import part
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.finetuning import config as finetune_lib
 from simclr_jax.finetuning import (
   derive,
   judging,
-  labelled,
   objective,
   report,
   stage,
 )
 from simclr_jax.finetuning import run as run_lib
+from simclr_jax.finetuning import teacher as teacher_lib
 from simclr_jax.finetuning.config import DistillConfig
+from simclr_jax.finetuning.teacher import Teacher
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
-from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
 RESULT = 'distill.json'
-_BIAS = f'params/{run_lib.CLASSIFIER}/bias'
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """A fine-tuned (or distilled) classifier.
-
-  Attributes:
-    loaded: Its checkpoint.
-    config: Of its run.
-    num_classes: Of its classifier.
-    labelled: What its passport says of the labels that it was fitted to, see
-      `labelled.describe`.
-  """
-
-  loaded: checkpoint.LoadedEncoder
-  config: config_lib.Config
-  num_classes: int
-  labelled: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +85,7 @@ def distill(
   begun, folder = time.monotonic(), epath.Path(workdir)
   mesh = run_lib.default_mesh(mesh)
   with processes.together():
-    teacher = open_teacher(loaded)
+    teacher = teacher_lib.open_teacher(loaded)
     derived = derive.distill_config(teacher.config, config)
     report.check_workdir(folder, loaded)
     pictures = open_pictures(teacher, derived, config, workdir=folder)
@@ -145,7 +124,7 @@ def distill(
       mesh=mesh,
     )
     row = stage.make_row(
-      kind, classifier, accuracy, num_labels=_num_labels(teacher)
+      kind, classifier, accuracy, num_labels=teacher.num_labels
     )
     logging.info('%s', report.summary(row))
     rows.append(row)
@@ -158,31 +137,6 @@ def distill(
     sources={'train': pictures.train, 'test': pictures.test},
     mesh=mesh,
     seconds=time.monotonic() - begun,
-  )
-
-
-def open_teacher(loaded: checkpoint.LoadedEncoder) -> Teacher:
-  """A checkpoint as a teacher.
-
-  Raises:
-    ValueError: If it is no classifier that was fine-tuned or distilled.
-  """
-  passport = loaded.passport
-  kind = passport.get('objective')
-  if kind not in (objective.FINETUNE, objective.DISTILL):
-    raise ValueError(
-      f'{loaded.path} is a checkpoint of {kind!r}: a teacher is one that was '
-      'fine-tuned (python -m simclr_jax.finetune) or distilled; the online '
-      'head of a pretraining run was trained on all labels and is none'
-    )
-  config = passport_lib.config_from_passport(passport, where=loaded.path)
-  encoder_lib.check_fits(loaded, config)
-  bias = models.flat_paths(loaded.variables)[_BIAS]
-  return Teacher(
-    loaded=loaded,
-    config=config,
-    num_classes=len(bias),
-    labelled=passport[kind]['labelled'],
   )
 
 
@@ -206,9 +160,10 @@ def open_pictures(
     class_names=tuple(teacher.loaded.passport['data'].get('class_names', ())),
   )
   features_lib.check_sources(named, test)
-  rows, shown, holdout = np.arange(train.num_examples), rows_of_none(), None
+  rows, holdout = np.arange(train.num_examples), None
+  shown = np.zeros(0, np.int64)
   if config.labelled_weight > 0 or config.use_holdout:
-    found = _teachers_labels(teacher, train, workdir)
+    found = teacher_lib.find_labels(teacher, train, workdir)
     if config.use_holdout and found.holdout is None:
       raise ValueError(
         'config.use_holdout = True: the teacher was fine-tuned without a '
@@ -224,31 +179,6 @@ def open_pictures(
   return Pictures(
     train=part.hide_labels(named, shown), holdout=holdout, test=test
   )
-
-
-def rows_of_none() -> np.ndarray:
-  """int64 [0]."""
-  return np.zeros(0, np.int64)
-
-
-def _teachers_labels(
-  teacher: Teacher, train: Source, workdir: epath.Path
-) -> labelled.Labelled:
-  """The same choice of labels as the teacher's, of the same pictures."""
-  if train.fingerprint != teacher.labelled['whole_fingerprint']:
-    raise ValueError(
-      f'the teacher was fine-tuned on labels of {teacher.labelled["whole"]}, '
-      f'and {train.name} is other data: which of its pictures have labels is '
-      'not known. Use the same data, or config.labelled_weight=0 and '
-      'config.use_holdout=False'
-    )
-  values = {'labels': teacher.labelled['labels']}
-  labels = finetune_lib.read_finetune(values).labels
-  return labelled.divide(train, labels, workdir=workdir)
-
-
-def _num_labels(teacher: Teacher) -> int:
-  return int(teacher.labelled['num_fit'] + teacher.labelled['num_holdout'])
 
 
 def _judge(teacher: Teacher, mesh: Mesh) -> judging.Judge:

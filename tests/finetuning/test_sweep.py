@@ -12,8 +12,8 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import plots
+from simclr_jax.finetuning import budgets, curve, job, sweep
 from simclr_jax.finetuning import config as finetune_lib
-from simclr_jax.finetuning import curve, job, sweep
 from simclr_jax.training import mesh as mesh_lib
 
 STAGE = finetune_lib.FinetuneConfig(
@@ -23,10 +23,10 @@ METHODS = ('finetune', 'frozen')
 
 
 def test_budgets():
-  one, share, everything = sweep.parse_budgets('10, 1%,all')
+  one, share, everything = budgets.parse_budgets('10, 1%,all')
   assert (one.per_class, one.fraction) == (10, 1.0)
   assert (share.per_class, share.fraction) == (0, 0.01)
-  assert everything == sweep.Budget('all')
+  assert everything == budgets.Budget('all')
   folders = {b.folder for b in (one, share, everything)}
   assert folders == {'labels_10_per_class', 'labels_1_percent', 'labels_all'}
 
@@ -36,7 +36,7 @@ def test_budgets():
 )
 def test_what_is_no_budget(text):
   with pytest.raises(ValueError, match='--labels='):
-    sweep.parse_budgets(text)
+    budgets.parse_budgets(text)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def run_sweep(tmp_path, *, stage=STAGE, seeds=3):
     stage,
     start,
     workdir=tmp_path,
-    budgets=sweep.parse_budgets('2,all'),
+    budgets=budgets.parse_budgets('2,all'),
     seeds=seeds,
     methods=METHODS,
     mesh=mesh_lib.make_mesh(jax.devices()[:1]),
