@@ -14,14 +14,17 @@ Fields hold primary values only (what a person decides). What follows from them
 from __future__ import annotations
 
 import collections.abc
+from collections.abc import Callable
 import dataclasses
 import difflib
 import typing
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_collections
 
 from simclr_jax import config_checks
+
+C = TypeVar('C')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,9 @@ class AugmentConfig:
       sigma for each step and view).
     solarize_prob: Probability of inverting pixels above `solarize_threshold`.
     solarize_threshold: In [0, 1].
+    randaugment_layers: Operations of RandAugment (data/randaugment.py) after
+      all of the above, on pixels rounded to bytes; 0 is none. On the host only.
+    randaugment_magnitude: Their strength, 0 to 30.
   """
 
   crop_sampler: str = 'official'
@@ -149,6 +155,8 @@ class AugmentConfig:
   blur_sigma_per: str = 'image'
   solarize_prob: float = 0.0
   solarize_threshold: float = 0.5
+  randaugment_layers: int = 0
+  randaugment_magnitude: int = 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +182,9 @@ class ModelConfig:
     head_dim: Width of z.
     head_norm: 'batch' (bias-free layers with batch norm; official) or 'none'
       (layers with bias).
+    classifier_layer: Output of the projection head that the classifier (in
+      pretraining the online head) reads; 0 is h. SimCLR v2 fine-tunes from 1
+      where labels are few (official ft_proj_selector).
     compute_dtype: 'float32' or 'bfloat16' for activations; parameters,
       statistics and loss stay float32.
     batch_norm: 'folded' (in training, a batch norm behind a 1x1 convolution
@@ -200,6 +211,7 @@ class ModelConfig:
   head_hidden: int = 0
   head_dim: int = 128
   head_norm: str = 'batch'
+  classifier_layer: int = 0
   compute_dtype: str = 'float32'
   batch_norm: str = 'folded'
   remat: str = 'none'
@@ -326,7 +338,8 @@ class CheckpointConfig:
     keep_latest: How many of the newest are kept.
     keep_best: How many of the best by `best_metric` are kept besides; 0 is
       none.
-    best_metric: 'knn_top1', 'online_top1' or 'loss'.
+    best_metric: 'knn_top1', 'online_top1' or 'loss'; 'holdout_top1' is that of
+      fine-tuning, which sets it itself.
     asynchronous: Write in the background.
     max_failed_saves: Saves in a row that may fail (a full disk) while training
       goes on; one more ends the run.
@@ -464,7 +477,7 @@ def to_dict(config: Any) -> dict[str, Any]:
   }
 
 
-def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
   """What a config file returns to the command line."""
   return ml_collections.ConfigDict(to_dict(config))
 
@@ -482,19 +495,35 @@ def from_config_dict(
     ValueError: Listing every unknown field, wrong type and problem found by
       `validate`.
   """
+  return read_values(Config, values, config_checks.find_problems)
+
+
+def read_values(
+  cls: type[C],
+  values: ml_collections.ConfigDict | collections.abc.Mapping[str, Any],
+  find_problems: Callable[..., list[str]],
+) -> C:
+  """`from_config_dict` for any schema, e.g. that of fine-tuning.
+
+  Args:
+    cls: Dataclass of the schema.
+    values: As for `from_config_dict`.
+    find_problems: (config, unreadable=) -> sentences, as
+      `config_checks.find_problems`.
+  """
   if isinstance(values, ml_collections.ConfigDict):
     values = values.to_dict()
   problems: list[str] = []
   unreadable: list[str] = []
-  config = _build(Config, values, '', problems, unreadable)
-  problems += config_checks.find_problems(config, unreadable=unreadable)
+  config: C = _build(cls, values, '', problems, unreadable)
+  problems += find_problems(config, unreadable=unreadable)
   if problems:
     raise ValueError(_list_problems(problems))
   return config
 
 
 def find_preset(
-  presets: collections.abc.Mapping[str, Config], name: str
+  presets: collections.abc.Mapping[str, Any], name: str
 ) -> ml_collections.ConfigDict:
   """What a config file returns for `--config=file.py:name`.
 
@@ -542,6 +571,7 @@ def _build(
   where: str,
   problems: list[str],
   unreadable: list[str],
+  default: Any = None,
 ) -> Any:
   """Dataclass from a mapping; a wrong entry is reported and its default used.
 
@@ -551,13 +581,15 @@ def _build(
     where: Path of `values` below the config, with a dot at its end.
     problems: Receives a sentence for each wrong entry.
     unreadable: Receives the path of each entry whose default stands in.
+    default: Gives what `values` lacks; None is `cls()`.
   """
+  default = cls() if default is None else default
   if not isinstance(values, collections.abc.Mapping):
     place = f'config.{where}'.rstrip('.')
     found = config_checks.show(values)
     problems.append(f'{place} must be a section of fields, got {found}')
     unreadable.append(where)
-    return cls()
+    return default
   hints = typing.get_type_hints(cls)
   known = {}
   for name, value in values.items():
@@ -571,7 +603,12 @@ def _build(
       )
     elif dataclasses.is_dataclass(hints[name]):
       known[name] = _build(
-        typing.cast(type, hints[name]), value, f'{path}.', problems, unreadable
+        typing.cast(type, hints[name]),
+        value,
+        f'{path}.',
+        problems,
+        unreadable,
+        default=getattr(default, name),
       )
     else:
       try:
@@ -582,7 +619,7 @@ def _build(
           f'{config_checks.show(value)}'
         )
         unreadable.append(path)
-  return cls(**known)
+  return dataclasses.replace(default, **known)
 
 
 def _type_name(hint: Any) -> str:

@@ -33,17 +33,20 @@ PATH_SOURCES = {
 OBJECTIVES = ('simclr',)  # Keys of simclr_jax.objectives.OBJECTIVES.
 COUPLING_OBJECTIVES = ('simclr',)  # Those with Objective.couples_batch.
 LOSS_IMPLEMENTATIONS = ('auto', 'plain', 'chunked', 'ring')
+BEST_METRICS = ('knn_top1', 'online_top1', 'loss', 'holdout_top1')
 BACKBONE_DEPTHS = (18, 34, 50, 101, 152, 200)
 PARAM_ROLES = ('batch_norm', 'bias', 'online_head')
 # Beyond these a slip of the keyboard would be answered by the operating system,
 # after it has killed the process for want of memory.
 MAX_SIDE = 8192  # pixels of a view
 MAX_UNITS = 2**20  # of a layer
+MAX_RANDAUGMENT_LAYERS = 16
+MAX_RANDAUGMENT_MAGNITUDE = 30  # data/randaugment.py:MAX_MAGNITUDE
 MAX_INT = 2**31 - 1  # What counts on devices holds.
 _MAX_SHOWN = 200  # characters of a value in a message
 
 
-class _Checker:
+class Checker:
   """Collects problems; each names field, value and what is allowed.
 
   Attributes:
@@ -53,12 +56,13 @@ class _Checker:
     problems: What was found.
   """
 
-  def __init__(self, config: Config, unreadable: Sequence[str] = ()):
+  def __init__(self, config: Any, unreadable: Sequence[str] = ()):
     self.config = config
     self.unreadable = tuple(unreadable)
     self.problems: list[str] = []
 
   def get(self, path: str) -> Any:
+    """Value of the field at a dotted path."""
     value: Any = self.config
     for part in path.split('.'):
       value = getattr(value, part)
@@ -82,6 +86,7 @@ class _Checker:
       self.problems.append(f'config.{path} = {value}: {allowed}')
 
   def one_of(self, path: str, *allowed: Any) -> None:
+    """The value is one of these."""
     value = self.get(path)
     if value not in allowed:
       close = difflib.get_close_matches(
@@ -100,11 +105,13 @@ class _Checker:
       self.fail(path, f'must be at least {low:g}{upper} and finite')
 
   def positive(self, path: str) -> None:
+    """0 < value, and finite."""
     value = self.get(path)
     if not 0 < value < math.inf:
       self.fail(path, 'must be above 0 and finite')
 
   def ordered(self, path: str, low: float, high: float = math.inf) -> None:
+    """Two values, low <= first <= second <= high."""
     first, second = self.get(path)
     if not low <= first <= second <= high or math.isinf(second):
       bounds = f'{low:g} <= low <= high' + (
@@ -122,6 +129,7 @@ class _Checker:
       self.fail(path, f'needs one value or more, each {bound} and finite')
 
   def duration(self, path: str, *, zero: bool) -> None:
+    """A duration, longer than 0 unless `zero`."""
     try:
       value = durations.parse(self.get(path))
     except ValueError as error:
@@ -141,7 +149,7 @@ def find_problems(
     unreadable: Paths of fields that only hold a default because what was given
       had the wrong type; nothing is said about them.
   """
-  check = _Checker(config, unreadable)
+  check = Checker(config, unreadable)
   _check_data(check)
   _check_augment(check)
   _check_model(check)
@@ -161,7 +169,7 @@ def show(value: Any) -> str:
   return f'{text[:_MAX_SHOWN]}... ({len(text)} characters)'
 
 
-def _check_data(check: _Checker) -> None:
+def _check_data(check: Checker) -> None:
   data = check.config.data
   check.one_of('data.source', *DATA_SOURCES)
   check.one_of('data.labels_from', 'none', 'folders')
@@ -201,7 +209,7 @@ def _check_data(check: _Checker) -> None:
     )
 
 
-def _check_unread_data_fields(check: _Checker) -> None:
+def _check_unread_data_fields(check: Checker) -> None:
   """A field that the source does not read would name data that nobody uses."""
   data = check.config.data
   if data.augment_on != 'device' and data.canvas_size > 0:
@@ -238,7 +246,7 @@ def _check_unread_data_fields(check: _Checker) -> None:
     )
 
 
-def _check_augment(check: _Checker) -> None:
+def _check_augment(check: Checker) -> None:
   check.one_of('augment.crop_sampler', 'official', 'torchvision', 'none')
   check.one_of('augment.resize', 'bicubic', 'bilinear')
   check.one_of('augment.jitter_order', 'random', 'fixed')
@@ -261,9 +269,18 @@ def _check_augment(check: _Checker) -> None:
   check.ordered('augment.crop_area', 0, 1)
   check.ordered('augment.crop_aspect', 1e-3)
   check.ordered('augment.blur_sigma', 1e-3)
+  check.within('augment.randaugment_layers', 0, MAX_RANDAUGMENT_LAYERS)
+  check.within('augment.randaugment_magnitude', 0, MAX_RANDAUGMENT_MAGNITUDE)
+  if augment.randaugment_layers > 0 and check.config.data.augment_on != 'host':
+    check.fail(
+      'augment.randaugment_layers',
+      "RandAugment is made on the host: set data.augment_on='host', or 0 "
+      'layers',
+      given=['data.augment_on'],
+    )
 
 
-def _check_model(check: _Checker) -> None:
+def _check_model(check: Checker) -> None:
   model = check.config.model
   check.one_of('model.depth', *BACKBONE_DEPTHS)
   check.within('model.width', 1e-3, 100)
@@ -291,12 +308,20 @@ def _check_model(check: _Checker) -> None:
   check.within('model.head_hidden', 0, MAX_UNITS)
   check.within('model.head_dim', 1, MAX_UNITS)
   check.one_of('model.head_norm', 'batch', 'none')
+  check.within('model.classifier_layer', 0, 4)
+  num_layers = {'none': 0, 'linear': 1}.get(model.head, model.head_layers)
+  if num_layers < model.classifier_layer <= 4:
+    check.fail(
+      'model.classifier_layer',
+      f'the projection head has {num_layers} layers; at most that, 0 is h',
+      given=['model.head', 'model.head_layers'],
+    )
   check.one_of('model.compute_dtype', 'float32', 'bfloat16')
   check.one_of('model.batch_norm', 'folded', 'plain')
   check.one_of('model.remat', 'none', 'norms', 'blocks')
 
 
-def _check_training(check: _Checker) -> None:
+def _check_training(check: Checker) -> None:
   config = check.config
   check.within('seed', 0, 2**31 - 1)
   check.one_of('objective', *OBJECTIVES)
@@ -338,13 +363,13 @@ def _check_training(check: _Checker) -> None:
   check.within('checkpoint.keep_latest', 1)
   check.within('checkpoint.keep_best', 0)
   check.within('checkpoint.max_failed_saves', 0)
-  check.one_of('checkpoint.best_metric', 'knn_top1', 'online_top1', 'loss')
+  check.one_of('checkpoint.best_metric', *BEST_METRICS)
   check.duration('monitor.knn_every', zero=True)
   check.within('monitor.knn_max_bank', 1)
   _check_best_metric(check)
 
 
-def _check_accumulation(check: _Checker) -> None:
+def _check_accumulation(check: Checker) -> None:
   train, objective = check.config.train, check.config.objective
   check.within('train.micro_batches', 1)
   check.one_of('train.accumulation', 'exact', 'plain')
@@ -364,7 +389,7 @@ def _check_accumulation(check: _Checker) -> None:
     )
 
 
-def _check_loss_chunks(check: _Checker) -> None:
+def _check_loss_chunks(check: Checker) -> None:
   chunk_size = check.config.loss.chunk_size
   if chunk_size < 0 or chunk_size == 1:
     check.fail(
@@ -380,7 +405,7 @@ def _check_loss_chunks(check: _Checker) -> None:
     )
 
 
-def _check_best_metric(check: _Checker) -> None:
+def _check_best_metric(check: Checker) -> None:
   """The metric that picks the best checkpoint must be measured."""
   config = check.config
   try:
@@ -411,7 +436,7 @@ def _check_best_metric(check: _Checker) -> None:
     )
 
 
-def _check_evaluation(check: _Checker) -> None:
+def _check_evaluation(check: Checker) -> None:
   check.within('eval.batch_size', 1)
   check.within('eval.crop_fraction', 1e-3, 1)
   check.one_of('eval.resize', 'bicubic', 'bilinear')

@@ -25,15 +25,21 @@ _CONFIG = 'config'
 _PATHS = ('workdir', 'checkpoint', 'out', 'source', 'continue_from')
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(
+  argv: Sequence[str], *, schema: type = config_lib.Config
+) -> list[str]:
   """Arguments that are no flags; exits with code 2 where a flag is wrong.
 
   `--help` is answered here. `--verbosity=1` shows where an error happened, here
   too.
+
+  Args:
+    argv: As `app.run` gives it.
+    schema: Dataclass that names the fields of `--config`.
   """
   command_help.answer(argv)
   try:
-    return _parse(argv)
+    return _parse(argv, schema)
   except (flags.Error, ValueError) as error:
     if any(a.lstrip('-') in ('verbosity=1', 'v=1') for a in argv):
       traceback.print_exception(error)
@@ -41,7 +47,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     sys.exit(console.EXIT_WRONG_INPUT)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], schema: type) -> list[str]:
   """As `parse`; raises instead of exiting.
 
   Raises:
@@ -52,7 +58,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
   if has_config := _CONFIG in flags.FLAGS:
     path = _config_path(argv)
     _check_file(path)
-    _check_fields(argv)
+    _check_fields(argv, schema)
   try:
     rest: list[str] = flags.FLAGS(list(argv))
   except Exception as error:
@@ -100,16 +106,15 @@ def _check_file(path: str) -> None:
   raise ValueError(f'--config={path} does not exist{hint}')
 
 
-def _check_fields(argv: Sequence[str]) -> None:
+def _check_fields(argv: Sequence[str], schema: type) -> None:
   """Raises if an override names no field of the schema."""
   for argument in argv:
     name = argument.lstrip('-').partition('=')[0]
     if argument.startswith('-') and name.startswith(f'{_CONFIG}.'):
-      _check_field(name)
+      _check_field(name, schema)
 
 
-def _check_field(name: str) -> None:
-  cls: type = config_lib.Config
+def _check_field(name: str, cls: type) -> None:
   _, *parts = name.split('.')
   for i, part in enumerate(parts):
     where = '.'.join((_CONFIG, *parts[:i]))

@@ -106,7 +106,8 @@ def resolve(
     problems.append(
       f'{num_devices} devices do not divide over {num_hosts} hosts'
     )
-  if num_examples < batch:
+  # A single view has no negatives, so an image may come twice.
+  if num_examples < batch and num_views > 1:
     problems.append(
       f'config.train.batch_size = {batch} is larger than the training split '
       f'({num_examples} images): a batch would hold an image twice and score '

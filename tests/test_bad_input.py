@@ -20,6 +20,7 @@ from tests import command_server, small_run
 from tests.bad_inputs import (
   arrays,
   checkpoints,
+  classifiers,
   configs,
   exports,
   images,
@@ -40,6 +41,7 @@ ROWS: list[Row] = [
   *plans.ROWS,
   *exports.ROWS,
   *imports.ROWS,
+  *classifiers.ROWS,
 ]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.
 
@@ -76,6 +78,9 @@ def test_there_are_many_and_each_has_its_name():
     'plan',
     'export',
     'import_checkpoint',
+    'finetune',
+    'label_efficiency',
+    'distill',
   }
 
 

@@ -252,6 +252,9 @@ IMPOSSIBLE = [
   ('probe.batch_size', 0),
   ('probe.epochs', 0),
   ('probe.base_lrs', ()),
+  ('augment.randaugment_layers', 17),
+  ('augment.randaugment_magnitude', 31),
+  ('model.classifier_layer', 5),
   ('probe.base_lrs', (0.1, 0.0)),
   ('probe.base_lrs', (0.1, NAN)),
   ('probe.weight_decays', ()),
@@ -325,6 +328,19 @@ def test_the_table_covers_every_field_with_a_rule():
     (
       {'loss': {'implementation': 'plain', 'chunk_size': 64}},
       'loss.chunk_size',
+    ),
+    (
+      {'data': {'source': 'digits', 'augment_on': 'hybrid'}}
+      | {'augment': {'randaugment_layers': 2}},
+      'augment.randaugment_layers',
+    ),
+    (
+      {'model': {'head_layers': 2, 'classifier_layer': 3}},
+      'model.classifier_layer',
+    ),
+    (
+      {'model': {'head': 'linear', 'classifier_layer': 2}},
+      'model.classifier_layer',
     ),
     ({'checkpoint': {'keep_best': 1}}, 'checkpoint.best_metric'),
     (

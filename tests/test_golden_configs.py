@@ -9,6 +9,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import config_checks
+from simclr_jax.finetuning import config as finetune_lib
 
 TESTS = pathlib.Path(__file__).resolve().parent
 
@@ -60,6 +61,24 @@ def test_presets_are_possible_and_unknown_ones_are_named(path):
     assert preset in str(error.value)
 
 
+READERS = {
+  'finetune': finetune_lib.read_finetune,
+  'distill': finetune_lib.read_distill,
+}
+STAGE_FILES = sorted((TESTS.parent / 'configs').glob('*/*.py'))
+
+
+@pytest.mark.parametrize('path', STAGE_FILES, ids=lambda p: p.stem)
+def test_presets_of_stages_are_possible(path):
+  module = writer.load_config_file(path)
+  assert module.get_config() in map(module.get_config, module.PRESETS)
+  for preset in module.PRESETS:
+    assert READERS[path.parent.name](module.get_config(preset))
+    assert preset in module.__doc__, 'the header describes every preset'
+  with pytest.raises(ValueError, match='did you mean'):
+    module.get_config(next(iter(module.PRESETS)) + 'x')
+
+
 def test_flattened_text_shows_a_moved_number():
   before = writer.flatten(config_lib.to_config_dict(config_lib.Config()))
   config = config_lib.replace(
@@ -91,6 +110,37 @@ def test_flattened_text_shows_a_moved_number():
       ["optim.lr_scaling = 'sqrt'", 'optim.base_lr = 0.075'],
     ),
     ('imagenet.v2', ["optim.warmup = '40 epochs'", 'optim.base_lr = 0.1']),
+    (
+      'finetune.imagenet.v2_1',
+      [
+        'optim.base_lr = 0.005',
+        "optim.lr_scaling = 'sqrt'",
+        "optim.name = 'lars'",
+        'optim.weight_decay = 0.0',
+        "optim.warmup = '0 epochs'",
+        'train.batch_size = 1024',
+        "train.duration = '60 epochs'",
+        'head_layer = 1',
+        "classifier_init = 'zeros'",
+        "data.name = 'imagenet2012_subset/1pct'",
+      ],
+    ),
+    (
+      'finetune.imagenet.v2_10',
+      ["train.duration = '30 epochs'", 'head_layer = 1'],
+    ),
+    ('finetune.imagenet.v2_100', ['head_layer = 0']),
+    (
+      'finetune.imagenet.v1_1',
+      [
+        'optim.base_lr = 0.05',
+        "optim.lr_scaling = 'linear'",
+        'optim.nesterov = True',
+        "optim.name = 'sgd'",
+        'train.batch_size = 4096',
+        "train.duration = '60 epochs'",
+      ],
+    ),
     (
       'cifar10.dkobak_100',
       ['optim.base_lr = 0.06', 'optim.decay_exclude = ()'],

@@ -35,6 +35,7 @@ RANKS = {
   'objectives': 2,
   'training': 3,
   'evaluation': 4,
+  'finetuning': 5,
   'importers': 5,
   'exporters': 6,
   'retrieval': 5,

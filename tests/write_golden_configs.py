@@ -38,10 +38,12 @@ def flatten(values: Any, prefix: str = 'config') -> list[str]:
 
 def texts() -> dict[str, str]:
   """File name -> content, for every preset of every config file."""
+  folder = ROOT / 'configs'
   return {
-    f'{path.stem}.{preset}.txt': '\n'.join(flatten(module.get_config(preset)))
-    + '\n'
-    for path in sorted((ROOT / 'configs').glob('*.py'))
+    '.'.join(
+      (*path.relative_to(folder).with_suffix('').parts, preset, 'txt')
+    ): ('\n'.join(flatten(module.get_config(preset))) + '\n')
+    for path in sorted(folder.rglob('*.py'))
     for module in [load_config_file(path)]
     for preset in module.PRESETS
   }

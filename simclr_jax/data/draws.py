@@ -1,7 +1,8 @@
 """Everything random about views, drawn on the host in NumPy.
 
 A view is decided by 17 numbers: its box, whether it is flipped, how its
-colours change, how much it is blurred. They are drawn here and nowhere else,
+colours change, how much it is blurred (and two more for each layer of
+RandAugment, where that is asked for). They are drawn here and nowhere else,
 from the words of the example alone, and whoever makes the pixels (TensorFlow,
 OpenCV or the accelerator) is given them. So all of these make the same view of
 the same example, and a view depends on neither hosts, workers, devices nor a
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import boxes, order
+from simclr_jax.data import boxes, order, randaugment
 
 # The numbers of a view, float32: (first column, columns). Booleans are 0 or 1.
 COLUMNS = {
@@ -159,11 +160,14 @@ def draw_views(
 
   Returns:
     float32 [k, V, 17], see `COLUMNS`. What the config rules out is drawn as
-    doing nothing: flip 0, jitter 0, the whole image.
+    doing nothing: flip 0, jitter 0, the whole image. Behind them, two columns
+    for each of `randaugment_layers`: place in `randaugment.OPS`, and +1 or -1.
   """
   draws = Draws(words, [f'view{i}' for i in range(num_views)])
   shared = Draws(batch_words, [f'batch/view{i}' for i in range(num_views)])
-  packed = np.zeros((len(words), num_views, NUM_COLUMNS), np.float32)
+  layers = augment.randaugment_layers
+  shape = (len(words), num_views, NUM_COLUMNS + 2 * layers)
+  packed = np.zeros(shape, np.float32)
   view = unpack(packed)  # views of the array: filled in place below
   view.box[:] = _draw_boxes(augment, draws, sizes=sizes, num_views=num_views)
   _fill_chance(view.flip, draws, 'flip', augment.flip_prob)
@@ -174,7 +178,19 @@ def draw_views(
     sigma = source.uniform('blur_sigma', *augment.blur_sigma)
     view.blur_sigma[:] = sigma * draws.chance('blur', augment.blur_prob)
   _fill_chance(view.solarize, draws, 'solarize', augment.solarize_prob)
+  for layer in range(layers):
+    name, column = f'randaugment{layer}', NUM_COLUMNS + 2 * layer
+    num_ops = len(randaugment.OPS)
+    packed[..., column] = np.floor(draws.uniform(f'{name}/op', 0, num_ops))
+    positive = draws.chance(f'{name}/sign', 0.5)
+    packed[..., column + 1] = np.where(positive, 1, -1)
   return packed
+
+
+def randaugment_choices(packed: Any) -> Any:
+  """[..., layers, 2] of what `draw_views` gives, for `randaugment.apply`."""
+  rest = packed[..., NUM_COLUMNS:]
+  return rest.reshape(*rest.shape[:-1], -1, 2)
 
 
 def jitter_ops(augment: config_lib.AugmentConfig) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import draws, opencv_ops
+from simclr_jax.data import draws, opencv_ops, randaugment
 
 # (image uint8 [H, W, 3], draws [V, 17] or box [4], where the result goes).
 FillFn = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
@@ -60,6 +60,12 @@ def make_view_fn(
         )
       if drawn.solarize:
         view = opencv_ops.solarize(view, augment.solarize_threshold)
+      if augment.randaugment_layers:
+        view = randaugment.apply(
+          view,
+          draws.randaugment_choices(packed),
+          magnitude=augment.randaugment_magnitude,
+        )
       row[:] = view
 
   return view_fn

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from simclr_jax import config as config_lib
-from simclr_jax.data import crops, draws, ops
+from simclr_jax.data import crops, draws, ops, randaugment
 from simclr_jax.data.lazy_tf import tf
 
 # (image, draws [V, 17]) -> views [V, H, W, 3].
@@ -55,6 +57,8 @@ def make_view_fn(
       view = _blur(view, drawn, augment=augment)
       if augment.solarize_prob > 0:
         view = _where(drawn.solarize > 0, solarize, view)
+      if augment.randaugment_layers:
+        view = _randaugment(view, packed, augment=augment)
       views.append(view)
     return tf.stack(views)
 
@@ -172,6 +176,22 @@ def _blur(
     ),
     view,
   )
+
+
+def _randaugment(
+  view: tf.Tensor, packed: tf.Tensor, *, augment: config_lib.AugmentConfig
+) -> tf.Tensor:
+  """Pillow's operations, called from the graph."""
+
+  def apply(view: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    return randaugment.apply(
+      view,
+      draws.randaugment_choices(packed),
+      magnitude=augment.randaugment_magnitude,
+    )
+
+  changed = tf.numpy_function(apply, [view, packed], tf.float32)
+  return tf.ensure_shape(changed, view.shape)
 
 
 def _where(

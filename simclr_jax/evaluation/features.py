@@ -81,7 +81,7 @@ def extract_features(
         encoder, source, config
       )
       cached = feature_cache.read_entry(entry, source)
-    arrays = cached or _compute(encoder, source, config, stop_fn)
+    arrays = cached or encode_all(encoder, source, config, stop_fn)
   features = Features(
     h=arrays['h'],
     z=arrays.get('z', arrays['h']),
@@ -186,13 +186,21 @@ def _check_two_splits(
     )
 
 
-def _compute(
+def encode_all(
   encoder: encoder_lib.Encoder,
   source: source_lib.Source,
   config: config_lib.Config,
-  stop_fn: Callable[[], bool] | None,
+  stop_fn: Callable[[], bool] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Features by the source's index, from all hosts."""
+  """What the encoder gives for every example once, and 'labels', in order.
+
+  All hosts call it and all get everything. Arguments as of `extract_features`,
+  which is this and its checks.
+
+  Raises:
+    GivenUp: If `stop_fn` said so.
+    ValueError: If an example came twice or not at all.
+  """
   num_examples = source.num_examples
   times_seen = np.zeros(num_examples, np.int32)
   out: dict[str, np.ndarray] = {}

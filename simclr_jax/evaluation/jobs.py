@@ -352,7 +352,8 @@ def make_report(
   }
 
 
-def _write_json(file: epath.Path, report: Report) -> None:
+def write_json(file: epath.Path, report: Report) -> None:
+  """Writes a report; OSError says which file, and what to do."""
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
@@ -404,7 +405,7 @@ def write_report(
     show_fn(report)
   with processes.together():
     if jax.process_index() == 0:
-      _write_json(file, report)
+      write_json(file, report)
   if out is not None:
     return report
   # Not the run's own metrics.jsonl, which a running pretraining has open.

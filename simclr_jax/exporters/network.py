@@ -128,8 +128,8 @@ class Network:
 
   def _model_config(self) -> config_lib.ModelConfig:
     changes: dict[str, Any] = {'compute_dtype': 'float32'}
-    if 'z' not in self.outputs:
-      changes['head'] = 'none'
+    if 'head' not in _scopes(self.config, self.outputs):
+      changes |= {'head': 'none', 'classifier_layer': 0}
     return dataclasses.replace(self.config.model, **changes)
 
 
@@ -155,7 +155,7 @@ def make_network(
       f'--outputs=logits: {loaded.path} has no online head (it was trained '
       'without labels, or with monitor.online_head=False)'
     )
-  kept = {_SCOPES[name] for name in outputs} | {'backbone'}
+  kept = _scopes(config, outputs)
   arrays = {
     path: np.asarray(array)
     for path, array in flat.items()
@@ -178,3 +178,12 @@ def make_network(
     input_form=encoder_lib.input_form(loaded.passport),
     passport=loaded.passport,
   )
+
+
+def _scopes(config: config_lib.Config, outputs: Sequence[str]) -> set[str]:
+  """Of the variables that the outputs need."""
+  scopes = {_SCOPES[name] for name in outputs} | {'backbone'}
+  # A classifier that was fine-tuned from a layer of the head needs that too.
+  if 'logits' in outputs and config.model.classifier_layer:
+    scopes.add('head')
+  return scopes

@@ -51,6 +51,12 @@ def _reasons(
   model, size = network.config.model, network.config.data.image_size
   if 'z' in network.outputs:
     yield "it has no projection head, so no output 'z'"
+  if 'logits' in network.outputs and model.classifier_layer:
+    yield (
+      'its classifier reads h, here layer '
+      f'{model.classifier_layer} of the projection head '
+      '(model.classifier_layer)'
+    )
   if model.depth not in depths:
     yield f'it has no depth {model.depth}, only {", ".join(map(str, depths))}'
   if model.width != 1 and not any_width:

@@ -52,10 +52,13 @@ class _Forward:
   def outputs(self, x: Any) -> tuple[Any, ...]:
     """In the order of `network.outputs`."""
     found = {'h': self._backbone(x)}
-    if 'z' in self._network.outputs:
-      found['z'] = self._head(found['h'])
-    if 'logits' in self._network.outputs:
-      found['logits'] = self._dense(found['h'], 'online_head')
+    outputs, layer = self._network.outputs, self._config.classifier_layer
+    head_layers = [found['h']]
+    if 'z' in outputs or ('logits' in outputs and layer):
+      head_layers = self._head(found['h'])
+    found['z'] = head_layers[-1]
+    if 'logits' in outputs:
+      found['logits'] = self._dense(head_layers[layer], 'online_head')
     return tuple(found[name] for name in self._network.outputs)
 
   def _backbone(self, x: Any) -> Any:
@@ -131,15 +134,17 @@ class _Forward:
     gate = self._conv(gate, f'{scope}/reduce').relu()
     return self._conv(gate, f'{scope}/expand').sigmoid() * x
 
-  def _head(self, x: Any) -> Any:
+  def _head(self, x: Any) -> list[Any]:
     config = self._config
+    outputs = [x]
     widths = heads.layer_widths(config, self._network.num_features)
     for j in range(1, len(widths) + 1):
       x = self._dense(x, f'head/dense{j}')
       if config.head_norm == 'batch':
         x = self._norm(x, f'head/bn{j}')
       x = x if j == len(widths) else x.relu()
-    return x
+      outputs.append(x)
+    return outputs
 
   def _conv_norm(self, x: Any, conv: str, norm: str, *, stride: int = 1) -> Any:
     return self._norm(self._conv(x, conv, stride=stride), norm)

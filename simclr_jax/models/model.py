@@ -23,7 +23,8 @@ class Outputs(NamedTuple):
   Attributes:
     h: Backbone features [N, D].
     z: Projections [N, d], not normalised.
-    logits: Online head on stop_gradient(h) [N, K]; None without classes.
+    logits: Online head, or classifier, on head_layers[config.classifier_layer]
+      [N, K]; None without classes.
     head_layers: (h, output of head layer 1, ..., z). Fine-tuning 'from the
       first projection layer' (SimCLR v2) reads element 1, which is the official
       ft_proj_selector.
@@ -43,12 +44,15 @@ class Model(nn.Module):
     cifar_stem: Whether the stem is CIFAR's; already decided.
     num_classes: Of the online head; 0 is none.
     param_dtype: Of parameters, statistics, h and z.
+    detach_classifier: Whether the online head reads its input behind a
+      stop_gradient; False where it is the classifier that trains the network.
   """
 
   config: config_lib.ModelConfig
   cifar_stem: bool
   num_classes: int
   param_dtype: Any = jnp.float32
+  detach_classifier: bool = True
 
   @nn.compact
   def __call__(self, images_NxHxWxC: jax.Array, *, train: bool) -> Outputs:
@@ -87,7 +91,10 @@ class Model(nn.Module):
       online_head = heads.make_online_head(
         self.num_classes, param_dtype=self.param_dtype, name='online_head'
       )
-      logits = online_head(jax.lax.stop_gradient(h))
+      features = head_layers[self.config.classifier_layer]
+      if self.detach_classifier:
+        features = jax.lax.stop_gradient(features)
+      logits = online_head(features)
     return Outputs(h, head_layers[-1], logits, head_layers)
 
 
@@ -110,6 +117,7 @@ def make_model(
   image_size: int,
   num_classes: int,
   param_dtype: Any = jnp.float32,
+  detach_classifier: bool = True,
 ) -> Model:
   """Model of a config section.
 
@@ -120,12 +128,14 @@ def make_model(
     num_classes: Of the online head; 0 leaves it out.
     param_dtype: float64 is for reference computations under `jax.enable_x64`;
       activations follow it unless compute_dtype is 'bfloat16'.
+    detach_classifier: See `Model`.
   """
   return Model(
     config,
     cifar_stem=uses_cifar_stem(config, image_size),
     num_classes=num_classes,
     param_dtype=param_dtype,
+    detach_classifier=detach_classifier,
   )
 
 

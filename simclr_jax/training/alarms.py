@@ -45,11 +45,14 @@ class Expectation:
       own scale; None where the objective has none.
     dim: d, width of z.
     warmup_steps: Of the schedule.
+    contrasts: Whether the loss is a contrastive one, which hardly moves from
+      line to line. A classifier's loss on few labels may, and is not judged.
   """
 
   chance: float | None
   dim: int
   warmup_steps: int
+  contrasts: bool = True
 
   @property
   def lowest_rank(self) -> float:
@@ -98,7 +101,8 @@ class Alarms:
     numbers = {k: float(v) for k, v in line.items()}
     if not all(math.isfinite(v) for v in numbers.values()):
       return []
-    if 'contrast_loss' not in numbers and 'loss' in numbers:
+    has_loss = self._usual.contrasts and 'loss' in numbers
+    if 'contrast_loss' not in numbers and has_loss:
       numbers['contrast_loss'] = numbers['loss']
     warnings = []
     for name, (check, persist) in _ALARMS.items():

@@ -23,23 +23,35 @@ from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training.run import Run
 
 Arrays = Mapping[str, jax.Array]
+Feed = Iterator[tuple[dict[str, jax.Array], np.ndarray]]
 
 
-def train_feed(
-  run: Run, *, start_step: int
-) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
+def train_feed(run: Run, *, start_step: int) -> Feed:
   """Batches of the run's steps from `start_step` on, under its mesh.
 
   With augment_on='device' the data set is put on the devices first.
 
   Yields:
-    ({'views' [B,V,H,W,C] in [0, 1], 'label' i32 [B]} as global arrays sharded
-    on B, this host's example indices [b]).
+    ({'views' [B,V,H,W,C] in [0, 1], 'label' i32 [B], and what the run's
+    extend_batch_fn adds} as global arrays sharded on B, this host's example
+    indices [b]).
 
   Raises:
     ValueError: If the data do not fit on the devices; while iterating, if an
       example cannot be read.
   """
+  feed = _view_feed(run, start_step=start_step)
+  if run.extend_batch_fn is None:
+    return feed
+  return _extended(feed, run.extend_batch_fn)
+
+
+def _extended(feed: Feed, extend_fn: mesh_lib.FinishFn) -> Feed:
+  for batch, index in feed:
+    yield {**batch, **extend_fn(batch)}, index
+
+
+def _view_feed(run: Run, *, start_step: int) -> Feed:
   config = run.config
   share: dict[str, Any] = {
     'augment': config.augment,

@@ -1,4 +1,4 @@
-"""The pretraining loop."""
+"""The training loop: of pretraining, and of what goes on from an encoder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from simclr_jax import processes
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import (
   continuation,
+  early_stopping,
   feeding,
   recipe,
   same_run,
@@ -64,6 +65,7 @@ def pretrain(
   evaluate_fn: EvaluateFn | None = None,
   watchdog: watchdog_lib.Watchdog | None = None,
   continue_from: str | None = None,
+  stopping: early_stopping.EarlyStopping = early_stopping.NEVER,
 ) -> Outcome:
   """Trains from the newest readable checkpoint in `workdir` to the last step.
 
@@ -82,6 +84,7 @@ def pretrain(
     watchdog: Told of every step.
     continue_from: Workdir (or one checkpoint) of another run, whose state this
       one starts from where `workdir` has no checkpoint yet.
+    stopping: When evaluations end the run before its last step.
 
   Raises:
     ValueError: If `workdir` belongs to another config, or is in use.
@@ -110,6 +113,7 @@ def pretrain(
     watchdog = stack.enter_context(watchdog or watchdog_lib.Watchdog())
     begin = _restore_or_init(run, checkpointer, continue_from)
     state, start, resumed = begin.state, begin.step, begin.metrics
+    patience = early_stopping.Patience(stopping, resumed)
     writer = metrics_lib.MetricWriter(
       workdir, primary=jax.process_index() == 0, start_step=start
     )
@@ -118,10 +122,12 @@ def pretrain(
     if evaluate_fn is not None and _OWED in resumed:
       values = evaluate_fn(run, state, stop.agreed)
       owes = values is None
+      if values is not None:
+        patience.observe(start, values)
       # A life before may have made up for it, and been killed before a save.
       if values is not None and not writer.has(start, values):
         writer.write_scalars(start, values)
-    if start >= resolved.total_steps:
+    if start >= resolved.total_steps or patience.exhausted:
       logging.info('finished at step %d: nothing to do', start)
       if not owes:
         _mark(path, finished_at=start)
@@ -140,7 +146,11 @@ def pretrain(
     train_step = run.train_step()
 
     step = start
-    while step < resolved.total_steps and not stop.agreed():
+    while (
+      step < resolved.total_steps
+      and not patience.exhausted
+      and not stop.agreed()
+    ):
       check_lock()
       reporter.profile(step)
       with reporter.progress.waiting_for_input():
@@ -160,19 +170,21 @@ def pretrain(
         owes = values is None
         saver.evaluated(step, {_OWED: 1.0} if values is None else values)
         if values is not None:
+          patience.observe(step, values)
           writer.write_scalars(step, values)
       if run_lib.is_due(step, resolved.checkpoint_every_steps, last):
         reporter.flush()
         with reporter.progress.paused(), watchdog.paused():
-          saver.save(step, state, reporter.latest)
+          saver.save(step, state, {**reporter.latest, **patience.memory})
 
     reporter.flush()
     reporter.profile(resolved.total_steps)
     with watchdog.paused():
       if saver.last_saved != step:
-        saver.save(step, state, reporter.latest)
+        saver.save(step, state, {**reporter.latest, **patience.memory})
       saver.finish(step)
-    finished = step >= resolved.total_steps and not owes
+    ended = step >= resolved.total_steps or patience.exhausted
+    finished = ended and not owes
     if finished:
       _mark(path, finished_at=step)
   return Outcome(state=state, step=step, finished=finished)
@@ -237,7 +249,13 @@ def _restore_or_init(
   if newest is not None:
     with processes.together():
       continuation.check_lineage(newest, continue_from)
-      passport_lib.check_same_run(newest, run.config, run.source)
+      passport_lib.check_same_run(
+        newest,
+        run.config,
+        run.source,
+        objective=run.objective.name,
+        about=run.about,
+      )
   restored = checkpointer.restore_latest(run.abstract_state())
   if restored is not None:
     passport = restored.passport

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import datetime
 import functools
@@ -69,6 +69,10 @@ HARMLESS = {
   'probe': 'evaluation, changes no parameter',
   'knn': 'evaluation, changes no parameter',
 }
+_CONTINUE = (
+  ' With another batch, length or learning rate it can go on from the state of '
+  'this one: --continue_from=THIS_WORKDIR'
+)
 
 
 def make_passport(
@@ -80,6 +84,7 @@ def make_passport(
   metrics: Mapping[str, Any],
   objective: str,
   lineage: Sequence[Mapping[str, Any]] = (),
+  about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Passport of the checkpoint at `step`, ready for JSON.
 
@@ -93,7 +98,11 @@ def make_passport(
     objective: Name of the objective.
     lineage: Checkpoints of other runs that this one goes on from, see
       training/continuation.py; oldest first.
+    about: `Run.about`, under the name of the objective; its 'preprocessing'
+      joins that of the passport.
   """
+  about = dict(about or {})
+  form = about.pop('preprocessing', {})
   return {
     'schema_version': SCHEMA_VERSION,
     'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
@@ -127,8 +136,10 @@ def make_passport(
       ),
       'resize': config.eval.resize,
       'antialias': False,
+      **form,
     },
-    'software': dict(_software()),
+    'software': dict(software()),
+    **({objective: _with_lists(about)} if about else {}),
   }
 
 
@@ -142,7 +153,7 @@ def _with_lists(value: Any) -> Any:
 
 
 @functools.cache
-def _software() -> dict[str, Any]:
+def software() -> dict[str, Any]:
   """Versions, revision and devices; the same for the whole process."""
   # Its own version is that of the code that runs; an older one may be
   # installed beside a checkout.
@@ -239,6 +250,32 @@ def _flatten(config: config_lib.Config) -> dict[str, Any]:
   return flat
 
 
+def _other_kind(
+  passport: Mapping[str, Any], objective: str, about: Mapping[str, Any]
+) -> list[str]:
+  """Differences of objective and `Run.about`, as those of `differences`."""
+  if passport['objective'] != objective:
+    return [f'objective: {passport["objective"]!r} -> {objective!r}']
+  old = dict(_leaves(passport.get(objective, {}), objective))
+  without = {k: v for k, v in about.items() if k != 'preprocessing'}
+  new = dict(_leaves(_with_lists(without), objective))
+  return [
+    f'{name}: {old.get(name)!r} -> {new.get(name)!r}'
+    for name in {**old, **new}
+    if old.get(name) != new.get(name)
+  ]
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+  """'section.field' and value, without what is called 'path'."""
+  if not isinstance(value, Mapping):
+    yield name, value
+    return
+  for key, each in value.items():
+    if key != 'path':
+      yield from _leaves(each, f'{name}.{key}')
+
+
 def is_harmless(difference: str) -> bool:
   """Whether an entry of `differences` leaves the rest of a run as it was."""
   field = difference.split(':', 1)[0]
@@ -256,7 +293,12 @@ def data_difference(passport: Mapping[str, Any], source: Source) -> str:
 
 
 def check_same_run(
-  passport: Mapping[str, Any], config: config_lib.Config, source: Source
+  passport: Mapping[str, Any],
+  config: config_lib.Config,
+  source: Source,
+  *,
+  objective: str | None = None,
+  about: Mapping[str, Any] | None = None,
 ) -> list[str]:
   """Refuses to resume another run's checkpoint.
 
@@ -264,6 +306,8 @@ def check_same_run(
     passport: Of the newest checkpoint in the workdir.
     config: Of the run that wants to resume.
     source: Its training images.
+    objective: Name of its objective; None is not compared.
+    about: Its `Run.about`.
 
   Returns:
     The harmless differences (also logged).
@@ -276,6 +320,8 @@ def check_same_run(
   harmful = [d for d in changed if not is_harmless(d)]
   if passport['data']['fingerprint'] != source.fingerprint:
     harmful.append(data_difference(passport, source))
+  if objective is not None:
+    harmful += _other_kind(passport, objective, about or {})
   if harmful:
     lines = '\n'.join(f'  - {d}' for d in harmful)
     longer = (
@@ -288,9 +334,9 @@ def check_same_run(
       f'the workdir holds step {passport["step"]} of another run; resuming '
       f'would mix the two:\n{lines}\n'
       'Undo these changes to resume (a workdir continues only with the same '
-      'recipe), or start the changed config in a new workdir. With another '
-      'batch, length or learning rate it can go on from the state of this one: '
-      '--continue_from=THIS_WORKDIR' + longer
+      'recipe), or start the changed config in a new workdir.'
+      + ('' if about else _CONTINUE)
+      + longer
     )
   harmless = [d for d in changed if is_harmless(d)]
   for difference in harmless:

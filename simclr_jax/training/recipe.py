@@ -35,7 +35,6 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
   labels = (
     f'{resolved.num_classes} classes' if resolved.num_classes else 'no labels'
   )
-  chance = losses.chance_loss(config.train.batch_size, config.loss.scale)
   rows = [
     (
       'data',
@@ -54,13 +53,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       f'device, {resolved.per_host_batch} per host)',
     ),
     *_micro_batches(run),
-    (
-      'loss',
-      f'NT-Xent, temperature {config.loss.temperature:g}, '
-      f'{config.loss.scale} scale, {resolved.negatives_per_anchor:,} negatives '
-      f'per anchor; uniform embeddings give {chance:.3f}',
-    ),
-    ('loss memory', _loss_memory(run)),
+    *(_nt_xent(run) if run.loss_rows is None else run.loss_rows),
     (
       'steps',
       f'{resolved.total_steps:,} ({resolved.steps_per_epoch:.1f} per epoch), '
@@ -77,7 +70,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
       'start',
       f'checkpoint of step {start_step:,}'
       if start_step
-      else 'step 0, fresh initialisation',
+      else f'step 0, {run.beginning}',
     ),
   ]
   groups = optimizer_lib.describe_parameters(state.params, optim)
@@ -119,6 +112,20 @@ def _state(run: Run, state: TrainState) -> str:
     f'{run.config.train.state_sharding}: {held / 2**20:,.1f} of '
     f'{whole / 2**20:,.1f} MiB of parameters and optimizer state per device'
   )
+
+
+def _nt_xent(run: Run) -> list[tuple[str, str]]:
+  config = run.config
+  chance = losses.chance_loss(config.train.batch_size, config.loss.scale)
+  return [
+    (
+      'loss',
+      f'NT-Xent, temperature {config.loss.temperature:g}, '
+      f'{config.loss.scale} scale, {run.resolved.negatives_per_anchor:,} '
+      f'negatives per anchor; uniform embeddings give {chance:.3f}',
+    ),
+    ('loss memory', _loss_memory(run)),
+  ]
 
 
 def _loss_memory(run: Run) -> str:

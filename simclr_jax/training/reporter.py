@@ -207,6 +207,13 @@ class Reporter:
 
 def _expectation(run: Run) -> alarms.Expectation:
   config = run.config
+  if run.loss_rows is not None:
+    return alarms.Expectation(
+      chance=None,
+      dim=1,
+      warmup_steps=run.resolved.warmup_steps,
+      contrasts=False,
+    )
   return alarms.Expectation(
     chance=losses.chance_loss(config.train.batch_size, config.loss.scale),
     dim=models.embedding_dim(config.model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -22,6 +22,8 @@ from simclr_jax.training import state as state_lib
 from simclr_jax.training import state_sharding
 from simclr_jax.training import step as step_lib
 
+_FINETUNED = 'holdout_top1'
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -33,6 +35,13 @@ class Run:
     mesh: All devices along 'data'.
     source: Training images.
     model, objective, schedule, optimizer: Built from the config.
+    about: What a run is that no config says all of, such as fine-tuning: a
+      section of the passport, compared on resuming. Fields called 'path' are
+      recorded and not compared.
+    loss_rows: (name, text) of the recipe in the place of those of NT-Xent.
+    beginning: What the state at step 0 is, in words.
+    extend_batch_fn: Adds arrays to a batch on the devices, such as a teacher's
+      predictions.
   """
 
   config: config_lib.Config
@@ -43,6 +52,10 @@ class Run:
   objective: objectives.Objective
   schedule: optax.Schedule
   optimizer: optax.GradientTransformation
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  loss_rows: tuple[tuple[str, str], ...] | None = None
+  beginning: str = 'fresh initialisation'
+  extend_batch_fn: mesh_lib.FinishFn | None = None
 
   def abstract_state(self) -> state_lib.TrainState:
     """Shapes, types and shardings of the state."""
@@ -118,6 +131,13 @@ def make_run(
     ValueError: If config, data set and devices do not fit together.
   """
   config_lib.validate(config)
+  if (
+    config.checkpoint.keep_best and config.checkpoint.best_metric == _FINETUNED
+  ):
+    raise ValueError(
+      f'config.checkpoint.best_metric = {_FINETUNED!r} is measured in '
+      "fine-tuning alone; pretraining has 'knn_top1', 'online_top1' and 'loss'"
+    )
   mesh = mesh_lib.make_mesh() if mesh is None else mesh
   objective = objectives.make_objective(config)
   check_accumulation(config.train, objective)

@@ -32,6 +32,11 @@ def check_processes(run: Run) -> None:
   if jax.process_count() == 1:
     return
   fields = dict(_flat(config_lib.to_dict(run.config), 'config'))
+  fields |= {
+    name: value
+    for name, value in _flat(dict(run.about), run.objective.name)
+    if not name.endswith('.path')
+  }
   source = run.source
   data = (
     f'{source.name}, {source.num_examples} examples, fingerprint '

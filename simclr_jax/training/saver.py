@@ -154,6 +154,7 @@ class Saver:
         metrics=metrics,
         objective=run.objective.name,
         lineage=self._lineage,
+        about=run.about,
       ),
       metrics=metrics,
     )

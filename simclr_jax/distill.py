@@ -1,0 +1,60 @@
+"""Trains a student on what a fine-tuned teacher says of unlabelled pictures.
+
+  python -m simclr_jax.distill --checkpoint=runs/mine_ft
+    --workdir=runs/student --config=configs/distill/student.py
+  python -m simclr_jax.distill ... --config.student.depth=18
+
+--checkpoint is a workdir of `simclr_jax.finetune`; of it the step that its
+holdout chose is taken (--step says otherwise). Pictures are those of the
+teacher's training split, or others (--config.data); labels are read only where
+--config.labelled_weight gives them a share of the loss. Prints a table and
+writes WORKDIR/distill.json; WORKDIR is a checkpoint that other commands read.
+
+The same command again resumes. SIGTERM and Ctrl-C end it with a checkpoint.
+
+Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 69
+another process was lost, 75 stopped by a signal after saving.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from absl import app, flags
+import jax
+
+from simclr_jax import flag_errors, processes
+from simclr_jax.finetuning import command_line, config, distillation, report
+
+flags.adopt_module_key_flags(command_line)
+
+
+def main(argv: list[str]) -> int:
+  """Exit code of the command."""
+
+  def work() -> bool:
+    with processes.together():
+      settings = config.read_distill(command_line.CONFIG.value)
+    found = distillation.distill(
+      settings,
+      command_line.load_chosen(),
+      workdir=command_line.WORKDIR.value,
+      watchdog=command_line.make_watchdog(),
+    )
+    if found is not None and jax.process_index() == 0:
+      print(report.format_table(found), flush=True)
+      print(f'-> {found["file"]}', file=sys.stderr)
+    return found is not None
+
+  return command_line.run(argv, work)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'checkpoint', 'workdir'])
+  app.run(
+    main,
+    flags_parser=functools.partial(
+      flag_errors.parse, schema=config.DistillConfig
+    ),
+  )

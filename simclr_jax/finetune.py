@@ -1,0 +1,69 @@
+"""Trains a classifier on labels, starting from a pretrained encoder.
+
+  python -m simclr_jax.finetune --checkpoint=runs/mine --workdir=runs/mine_ft
+    --config=configs/finetune/few_labels.py
+  python -m simclr_jax.finetune ... --config.labels.fraction=0.01
+    --methods=finetune,scratch,frozen
+
+Network, data and preprocessing come from the checkpoint's passport. The config
+says which labels (--config.labels), how long and how fast, and from which layer
+of the projection head on (--config.head_layer). `scratch` trains the same
+network from its initialisation, `frozen` is a linear probe of the encoder, both
+on the same labels. Prints a table and writes WORKDIR/finetune.json; WORKDIR is
+a checkpoint that other commands read. The test split is used once.
+
+The same command again resumes. SIGTERM and Ctrl-C end it with a checkpoint.
+
+Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 69
+another process was lost, 75 stopped by a signal after saving.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from absl import app, flags
+import jax
+
+from simclr_jax import flag_errors, processes
+from simclr_jax.finetuning import command_line, config, job, report
+
+_METHODS = flags.DEFINE_string(
+  'methods',
+  'finetune',
+  f'What to train and compare: some of {", ".join(job.METHODS)}.',
+)
+flags.adopt_module_key_flags(command_line)
+
+
+def main(argv: list[str]) -> int:
+  """Exit code of the command."""
+
+  def work() -> bool:
+    with processes.together():
+      settings = config.read_finetune(command_line.CONFIG.value)
+      methods = job.parse_methods(_METHODS.value)
+    found = job.finetune(
+      settings,
+      command_line.load_checkpoint(),
+      workdir=command_line.WORKDIR.value,
+      methods=methods,
+      watchdog=command_line.make_watchdog(),
+    )
+    if found is not None and jax.process_index() == 0:
+      print(report.format_table(found), flush=True)
+      print(f'-> {found["file"]}', file=sys.stderr)
+    return found is not None
+
+  return command_line.run(argv, work)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'checkpoint', 'workdir'])
+  app.run(
+    main,
+    flags_parser=functools.partial(
+      flag_errors.parse, schema=config.FinetuneConfig
+    ),
+  )

@@ -1,0 +1,1 @@
+"""From an encoder to a classifier: fine-tuning, few labels, distillation."""

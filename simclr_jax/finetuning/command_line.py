@@ -1,0 +1,104 @@
+"""Flags that the commands which train classifiers share, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import re
+
+from absl import flags
+from ml_collections import config_flags
+
+from simclr_jax import console, multi_process, processes
+from simclr_jax.finetuning import derive
+from simclr_jax.training import checkpoint, failures, storage
+from simclr_jax.training import passport as passport_lib
+from simclr_jax.training import watchdog as watchdog_lib
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', help_string='Config file, e.g. configs/finetune/imagenet.py:v2_1.'
+)
+CHECKPOINT = flags.DEFINE_string(
+  'checkpoint',
+  None,
+  'Workdir of a run whose encoder is taken, or a checkpoint.',
+)
+STEP = flags.DEFINE_string(
+  'step', '', "Step of the checkpoint, or 'best'; default: the newest."
+)
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'New folder of checkpoints, metrics and results.'
+)
+STALL_TIMEOUT = flags.DEFINE_float(
+  'stall_timeout',
+  1800.0,
+  'Longest time for one step, in seconds, after which this process ends; '
+  'compiling, saves and evaluations are not counted. 0: any.',
+)
+flags.adopt_module_key_flags(multi_process)
+
+_STEP = re.compile('[0-9]{1,18}')
+CODES = {
+  ValueError: console.EXIT_WRONG_INPUT,
+  failures.NonFiniteLoss: console.EXIT_FAILED,
+  checkpoint.DamagedCheckpoint: console.EXIT_FAILED,
+  storage.StorageFailed: console.EXIT_FAILED,
+  OSError: console.EXIT_FAILED,
+}
+
+
+def load_checkpoint() -> checkpoint.LoadedEncoder:
+  """The encoder that --checkpoint and --step name.
+
+  Raises:
+    ValueError: If there is none.
+    checkpoint.DamagedCheckpoint: If none is readable.
+  """
+  step: int | str | None = STEP.value or None
+  if STEP.value not in ('', 'best'):
+    if not _STEP.fullmatch(STEP.value):
+      raise ValueError(
+        f"--step={STEP.value[:99]}: a number or 'best' is wanted"
+      )
+    step = int(STEP.value)
+  return checkpoint.load_encoder(CHECKPOINT.value, step=step)
+
+
+def load_chosen() -> checkpoint.LoadedEncoder:
+  """As `load_checkpoint`; without --step the one that its holdout chose."""
+  loaded = load_checkpoint()
+  config = passport_lib.config_from_passport(loaded.passport, where=loaded.path)
+  # --checkpoint may name a single step; then that is the choice.
+  is_workdir = checkpoint.list_steps(CHECKPOINT.value)
+  if STEP.value or not derive.holds_out(config) or not is_workdir:
+    return loaded
+  return checkpoint.load_encoder(CHECKPOINT.value, step='best')
+
+
+def make_watchdog() -> watchdog_lib.Watchdog:
+  """As --stall_timeout says."""
+  return watchdog_lib.Watchdog(STALL_TIMEOUT.value, on_stall=multi_process.end)
+
+
+def run(argv: list[str], body: Callable[[], bool]) -> int:
+  """Exit code of a command.
+
+  Args:
+    argv: What is left of the command line.
+    body: Does the work; False if a signal stopped it after saving.
+  """
+
+  def work() -> int:
+    with processes.together():
+      if len(argv) > 1:
+        raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
+    return 0 if body() else console.EXIT_STOPPED
+
+  return multi_process.run(
+    work,
+    codes=CODES,
+    agreed=(
+      failures.NonFiniteLoss,
+      checkpoint.DamagedCheckpoint,
+      storage.RunNotSaved,
+    ),
+  )

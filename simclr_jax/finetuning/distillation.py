@@ -1,0 +1,260 @@
+"""Distillation as a job: a fine-tuned teacher in, a student out.
+
+SimCLR v2's third step (Chen et al. 2020, arXiv:2006.10029, section 2.3): the
+teacher's predictions on unlabelled pictures train another network, of the same
+form (self-distillation) or a smaller one. The teacher judges the very view that
+the student sees, with batch norm in inference mode, on the devices; it is no
+part of the student's checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import time
+
+from absl import logging
+from etils import epath
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from simclr_jax import config as config_lib
+from simclr_jax import processes
+from simclr_jax.data import part
+from simclr_jax.data.source import Source
+from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.evaluation import features as features_lib
+from simclr_jax.finetuning import (
+  derive,
+  judging,
+  objective,
+  report,
+  stage,
+)
+from simclr_jax.finetuning import run as run_lib
+from simclr_jax.finetuning import teacher as teacher_lib
+from simclr_jax.finetuning.config import DistillConfig
+from simclr_jax.finetuning.teacher import Teacher
+from simclr_jax.training import checkpoint
+from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import watchdog as watchdog_lib
+
+RESULT = 'distill.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+  """What a student is trained, chosen and judged on.
+
+  Attributes:
+    train: Without the teacher's holdout; a label only where the teacher had
+      one and the loss reads it.
+    holdout: The teacher's; None where it is not used.
+    test: Test split.
+  """
+
+  train: Source
+  holdout: Source | None
+  test: Source
+
+
+def distill(
+  config: DistillConfig,
+  loaded: checkpoint.LoadedEncoder,
+  *,
+  workdir: epath.PathLike,
+  mesh: Mesh | None = None,
+  watchdog: watchdog_lib.Watchdog | None = None,
+) -> report.Report | None:
+  """Trains a student and judges it, beside its teacher, on the test split.
+
+  Args:
+    config: Of the distillation.
+    loaded: The teacher, a checkpoint of `simclr_jax.finetune` or of this.
+    workdir: Of the student.
+    mesh: Default: all devices.
+    watchdog: Told of every step.
+
+  Returns:
+    The report, also in WORKDIR/distill.json; None if a signal stopped it.
+
+  Raises:
+    ValueError: If config, teacher, data and devices do not fit together.
+  """
+  begun, folder = time.monotonic(), epath.Path(workdir)
+  mesh = run_lib.default_mesh(mesh)
+  with processes.together():
+    teacher = teacher_lib.open_teacher(loaded)
+    derived = derive.distill_config(teacher.config, config)
+    report.check_workdir(folder, loaded)
+    pictures = open_pictures(teacher, derived, config, workdir=folder)
+  stage.check_same_data(
+    {'training data': pictures.train, 'test data': pictures.test}
+  )
+  teacher_judge = _judge(teacher, mesh)
+  student_judge = judging.Judge(
+    derived,
+    num_classes=teacher.num_classes,
+    input_form=encoder_lib.InputForm(),
+    mesh=mesh,
+  )
+  with processes.together():
+    run = _make_run(teacher, derived, config, pictures=pictures, mesh=mesh)
+  student = stage.train(
+    run,
+    folder,
+    stage=config,
+    judge=student_judge,
+    holdout=pictures.holdout,
+    watchdog=watchdog,
+  )
+  if student is None:
+    return None
+  rows = []
+  for kind, judge, classifier in (
+    ('teacher', teacher_judge, loaded),
+    ('distill', student_judge, student),
+  ):
+    accuracy = stage.judge_loaded(
+      classifier,
+      pictures.test,
+      judge=judge,
+      num_bootstrap=config.num_bootstrap,
+      mesh=mesh,
+    )
+    row = stage.make_row(
+      kind, classifier, accuracy, num_labels=teacher.num_labels
+    )
+    logging.info('%s', report.summary(row))
+    rows.append(row)
+  return report.write(
+    folder / RESULT,
+    job='distill',
+    rows=rows,
+    start=loaded,
+    stage=config,
+    sources={'train': pictures.train, 'test': pictures.test},
+    mesh=mesh,
+    seconds=time.monotonic() - begun,
+  )
+
+
+def open_pictures(
+  teacher: Teacher,
+  derived: config_lib.Config,
+  config: DistillConfig,
+  *,
+  workdir: epath.Path,
+) -> Pictures:
+  """Unlabelled pictures, and those of the teacher's labels that are used.
+
+  Raises:
+    ValueError: If labels are to be used and these are not the pictures that the
+      teacher's labels belong to, or the splits have pictures in common.
+  """
+  train, test = stage.open_splits(derived, workdir)
+  named = dataclasses.replace(
+    train,
+    num_classes=teacher.num_classes,
+    class_names=tuple(teacher.loaded.passport['data'].get('class_names', ())),
+  )
+  features_lib.check_sources(named, test)
+  rows, holdout = np.arange(train.num_examples), None
+  shown = np.zeros(0, np.int64)
+  if config.labelled_weight > 0 or config.use_holdout:
+    found = teacher_lib.find_labels(teacher, train, workdir)
+    if config.use_holdout and found.holdout is None:
+      raise ValueError(
+        'config.use_holdout = True: the teacher was fine-tuned without a '
+        'holdout (its labels.holdout_fraction was 0); every label that it has '
+        'not trained on is in the test split. Leave it False'
+      )
+    holdout = found.holdout if config.use_holdout else None
+    rows = np.setdiff1d(rows, found.holdout_rows, assume_unique=True)
+    if config.labelled_weight > 0:
+      shown = np.searchsorted(rows, found.fit_rows)
+  if len(rows) < train.num_examples:
+    named = part.take(named, rows, name='without the holdout')
+  return Pictures(
+    train=part.hide_labels(named, shown), holdout=holdout, test=test
+  )
+
+
+def _judge(teacher: Teacher, mesh: Mesh) -> judging.Judge:
+  return judging.Judge(
+    teacher.config,
+    num_classes=teacher.num_classes,
+    input_form=encoder_lib.input_form(teacher.loaded.passport),
+    mesh=mesh,
+  )
+
+
+def _make_run(
+  teacher: Teacher,
+  derived: config_lib.Config,
+  config: DistillConfig,
+  *,
+  pictures: Pictures,
+  mesh: Mesh,
+) -> run_lib.EncoderRun:
+  loaded = teacher.loaded
+  model, old = derived.model, teacher.config.model
+  same = dataclasses.replace(
+    model, head=old.head, classifier_layer=old.classifier_layer
+  )
+  form = 'of the same form (self-distillation)'
+  if same != old:
+    form = (
+      f'ResNet-{model.depth}, width {model.width:g}; the teacher ResNet-'
+      f'{old.depth}, width {old.width:g}'
+    )
+  return run_lib.make_run(
+    derived,
+    source=pictures.train,
+    objective=objective.make_distill(config, input_fn=lambda images: images),
+    evaluate_every=config.evaluate_every,
+    num_classes=teacher.num_classes,
+    begin=None,
+    mesh=mesh,
+    zero_classifier=False,
+    about={
+      'teacher': {
+        'path': loaded.path,
+        'step': loaded.step,
+        'objective': loaded.passport['objective'],
+        'fingerprint': loaded.fingerprint,
+      },
+      'config': stage.recorded(config),
+      'labelled': dict(teacher.labelled),
+    },
+    loss_rows=(
+      (
+        'loss',
+        "cross-entropy with the teacher's predictions at temperature "
+        f'{config.temperature:g}, weight {1 - config.labelled_weight:g}; with '
+        f'true labels, weight {config.labelled_weight:g}',
+      ),
+      ('student', form),
+      ('mixing', objective.describe_mixing(config.augment)),
+    ),
+    extend_batch_fn=_make_extend_fn(teacher, mesh),
+  )
+
+
+def _make_extend_fn(teacher: Teacher, mesh: Mesh) -> mesh_lib.FinishFn:
+  """Adds the teacher's logits to a batch on the devices."""
+  logits_fn = judging.make_logits_fn(
+    teacher.config,
+    num_classes=teacher.num_classes,
+    input_form=encoder_lib.input_form(teacher.loaded.passport),
+  )
+  variables = jax.device_put(
+    teacher.loaded.variables, mesh_lib.replicated(mesh)
+  )
+
+  def extend(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    logits = logits_fn(variables, batch['views'][:, 0])['logits']
+    return {objective.TEACHER_LOGITS: logits}
+
+  return extend

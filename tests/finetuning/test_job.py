@@ -1,0 +1,294 @@
+"""Fine-tuning and distillation on real digits, stopped and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import models
+from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.finetuning import config as finetune_lib
+from simclr_jax.finetuning import distillation, job, report
+from simclr_jax.training import checkpoint
+from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import passport as passport_lib
+from simclr_jax.training import saver as saver_lib
+from tests import small_run
+
+PRETRAINED = config_lib.replace(
+  small_run.CONFIG,
+  data={
+    'source': 'digits',
+    'train_split': 'train',
+    'test_split': 'test[:120]',
+    'loader': 'opencv',
+  },
+  augment={'flip_prob': 0.0, 'crop_area': (0.6, 1.0)},
+  model={'head_layers': 2, 'head_hidden': 16},
+  eval={'batch_size': 64},
+)
+STAGE = finetune_lib.read_finetune(
+  {
+    'head_layer': 1,
+    'evaluate_every': '4 steps',
+    'patience': 50,
+    'num_bootstrap': 100,
+    'labels': {'per_class': 20, 'holdout_fraction': 0.2},
+    'augment': {'randaugment_layers': 1, 'mixup_alpha': 0.2},
+    'optim': {
+      'base_lr': 0.05,
+      'name': 'sgd',
+      'lr_scaling': 'none',
+      'warmup': '0 steps',
+    },
+    'train': {
+      'batch_size': 32,
+      'duration': '12 steps',
+      'log_every': '4 steps',
+      'diagnostics_every': '0 steps',
+    },
+  }
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+  """Runs of one recipe share their programs, as in the shell."""
+  names = (
+    'jax_enable_compilation_cache',
+    'jax_compilation_cache_dir',
+    'jax_persistent_cache_min_compile_time_secs',
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  folder = str(tmp_path_factory.mktemp('programs'))
+  for name, value in zip(names, (True, folder, 0.0), strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return mesh_lib.make_mesh(jax.devices()[:2])
+
+
+@pytest.fixture(scope='module')
+def start(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('pretrained')
+  small_run.save_small_run(workdir, config=PRETRAINED)
+  return checkpoint.load_encoder(workdir)
+
+
+@pytest.fixture(scope='module')
+def finished(start, mesh, tmp_path_factory):
+  """(workdir, report) of an uninterrupted run."""
+  workdir = tmp_path_factory.mktemp('finetuned')
+  found = job.finetune(
+    STAGE, start, workdir=workdir, methods=('finetune', 'frozen'), mesh=mesh
+  )
+  return workdir, found
+
+
+def test_the_table_has_every_method_on_the_same_labels(finished):
+  workdir, found = finished
+  assert json.loads((workdir / job.RESULT).read_text()) == found
+  assert [row['kind'] for row in found['rows']] == ['finetune', 'frozen']
+  for row in found['rows']:
+    accuracy = row['accuracy']
+    low, high = accuracy['top1_interval']
+    assert 0.1 < low <= accuracy['top1'] <= high <= 1
+    assert accuracy['num_images'] == 120 and row['num_labels'] == 200
+  text = report.format_table(found)
+  assert 'fine-tuned' in text and 'linear probe' in text
+
+
+def test_the_holdout_chose_the_step(finished):
+  workdir, found = finished
+  lines = [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+  judged = {
+    line['step']: line['holdout_top1']
+    for line in lines
+    if 'holdout_top1' in line
+  }
+  assert list(judged) == [4, 8, 12]
+  row = found['rows'][0]
+  assert row['holdout_top1'] == max(judged.values()) == judged[row['step']]
+
+
+def test_accuracy_is_that_of_the_saved_network_with_frozen_batch_norm(
+  finished, start
+):
+  workdir, found = finished
+  loaded = checkpoint.load_encoder(workdir, step=found['rows'][0]['step'])
+  config = passport_lib.config_from_passport(loaded.passport)
+  assert config.model.classifier_layer == 1
+  model = models.make_model(config.model, image_size=8, num_classes=10)
+  from sklearn import datasets
+
+  bunch = datasets.load_digits()
+  rows = np.concatenate(
+    [np.flatnonzero(bunch.target == c)[4::5] for c in range(10)]
+  )
+  rows = np.sort(rows)[:120]
+  images = np.rint(bunch.images[rows] * (255 / 16)) / 255
+  images = np.repeat(images[..., None], 3, -1).astype(np.float32)
+  outputs = model.apply(loaded.variables, images, train=False)
+  right = np.asarray(outputs.logits).argmax(1) == bunch.target[rows]
+  assert found['rows'][0]['accuracy']['top1'] == pytest.approx(right.mean())
+  # The classifier reads the first layer of the head, whose kernel moved.
+  head = loaded.variables['params']['online_head']
+  np.testing.assert_allclose(
+    outputs.logits,
+    np.asarray(outputs.head_layers[1]) @ head['kernel'] + head['bias'],
+    atol=1e-4,
+  )
+  old, new = start.variables['params'], loaded.variables['params']
+  for path, moved in (
+    (('backbone', 'conv1', 'kernel'), True),
+    (('head', 'dense1', 'kernel'), True),
+    (('head', 'dense2', 'kernel'), False),
+  ):
+    before, after = old, new
+    for name in path:
+      before, after = before[name], after[name]
+    assert (np.abs(before - after).max() > 0) == moved, path
+
+
+def test_the_passport_says_what_it_is_and_others_read_it(finished, start, mesh):
+  loaded = checkpoint.load_encoder(finished[0])
+  passport = loaded.passport
+  assert passport['objective'] == 'finetune'
+  section = passport['finetune']
+  assert section['start']['fingerprint'] == start.fingerprint
+  assert section['config']['head_layer'] == 1
+  labelled = section['labelled']
+  assert (labelled['num_fit'], labelled['num_holdout']) == (160, 40)
+  assert labelled['labels']['per_class'] == 20
+  assert passport['data']['num_classes'] == 10
+  assert passport['data']['num_examples'] == 160
+  encoder = encoder_lib.make_encoder(loaded, mesh=mesh)
+  assert encoder.config.model.head_layers == 2
+
+
+def test_stopped_and_resumed_is_bit_equal(
+  finished, start, mesh, tmp_path, monkeypatch
+):
+  save = saver_lib.Saver.save
+
+  def save_and_stop(self, step, *args):
+    save(self, step, *args)
+    if step == 4:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(saver_lib.Saver, 'save', save_and_stop)
+    assert job.finetune(STAGE, start, workdir=tmp_path, mesh=mesh) is None
+  assert max(checkpoint.list_steps(tmp_path)) < 12
+  found = job.finetune(STAGE, start, workdir=tmp_path, mesh=mesh)
+  whole = checkpoint.load_state_arrays(finished[0])
+  again = checkpoint.load_state_arrays(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, whole, again)
+  before = checkpoint.load_encoder(finished[0]).passport['metrics']
+  after = checkpoint.load_encoder(tmp_path).passport['metrics']
+  names = ('best_value', 'best_step', 'evaluations_since_best', 'loss')
+  assert [before[n] for n in names] == [after[n] for n in names]
+  assert found['rows'][0] == {
+    **finished[1]['rows'][0],
+    'workdir': str(tmp_path),
+  }
+
+
+@pytest.mark.parametrize(
+  'change,said',
+  [
+    ({'seed': 1}, 'seed: 0 -> 1'),
+    ({'label_smoothing': 0.1}, 'finetune.config.label_smoothing: 0.0 -> 0.1'),
+    ({'patience': 3}, 'finetune.config.patience'),
+    (
+      {'labels': dataclasses.replace(STAGE.labels, seed=9)},
+      'finetune.labelled.labels.seed: 0 -> 9',
+    ),
+  ],
+)
+def test_another_recipe_is_refused_in_the_same_workdir(
+  finished, start, mesh, change, said
+):
+  other = dataclasses.replace(STAGE, **change)
+  with pytest.raises(ValueError, match='another run') as error:
+    job.finetune(other, start, workdir=finished[0], mesh=mesh)
+  assert said in str(error.value)
+  assert '--continue_from' not in str(error.value)
+
+
+def test_the_encoders_own_workdir_is_refused(start, mesh):
+  workdir = os.path.dirname(os.path.dirname(start.path))
+  with pytest.raises(ValueError, match='choose a new workdir'):
+    job.finetune(STAGE, start, workdir=workdir, mesh=mesh)
+
+
+def test_a_student_learns_from_the_teacher(finished, mesh, tmp_path):
+  teacher = checkpoint.load_encoder(finished[0], step='best')
+  stage = finetune_lib.read_distill(
+    {
+      'labelled_weight': 0.25,
+      'use_holdout': True,
+      'evaluate_every': '4 steps',
+      'num_bootstrap': 100,
+      'optim': {'base_lr': 0.05, 'name': 'sgd', 'warmup': '0 steps'},
+      'train': {
+        'batch_size': 32,
+        'duration': '8 steps',
+        'log_every': '1 steps',
+        'diagnostics_every': '0 steps',
+      },
+    }
+  )
+  found = distillation.distill(stage, teacher, workdir=tmp_path, mesh=mesh)
+  assert [row['kind'] for row in found['rows']] == ['teacher', 'distill']
+  of_teacher = found['rows'][0]['accuracy']
+  assert of_teacher['top1'] == finished[1]['rows'][0]['accuracy']['top1']
+  # Without the teacher's holdout.
+  assert found['data']['train']['num_examples'] == 1442 - 40
+  lines = [
+    json.loads(line)
+    for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  ]
+  losses = [line for line in lines if 'teacher_entropy' in line]
+  for line in losses:
+    mixture = line['loss'] - 0.25 * line['label_loss']
+    assert mixture / 0.75 >= line['teacher_entropy'] - 1e-4
+  assert losses[-1]['loss'] < losses[0]['loss']
+  passport = checkpoint.load_encoder(tmp_path).passport
+  assert passport['objective'] == 'distill'
+  assert passport['config']['model']['head'] == 'none'
+  assert passport['distill']['teacher']['fingerprint'] == teacher.fingerprint
+  assert passport['distill']['labelled']['num_fit'] == 160
+  assert passport['data']['class_names'] == [str(k) for k in range(10)]
+
+
+def test_who_is_no_teacher(start, mesh, tmp_path, finished):
+  stage = finetune_lib.DistillConfig()
+  with pytest.raises(ValueError, match="a checkpoint of 'simclr'"):
+    distillation.distill(stage, start, workdir=tmp_path, mesh=mesh)
+  teacher = checkpoint.load_encoder(finished[0])
+  other = dataclasses.replace(
+    stage,
+    labelled_weight=0.5,
+    data=finetune_lib.DataChanges(train_split='train[:800]'),
+  )
+  with pytest.raises(ValueError, match='is other data'):
+    distillation.distill(other, teacher, workdir=tmp_path, mesh=mesh)
