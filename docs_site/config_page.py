@@ -7,6 +7,7 @@ import inspect
 import re
 import textwrap
 import typing
+from typing import Any
 
 from simclr_jax import config as config_lib
 
@@ -45,53 +46,68 @@ def meanings(cls: type) -> dict[str, str]:
   return found
 
 
-def fields(cls: type = config_lib.Config, where: str = '') -> list[Field]:
+def fields(
+  cls: type = config_lib.Config, where: str = '', *, values: Any = None
+) -> list[Field]:
   """Every field below `cls`, in the order of the schema.
+
+  Args:
+    cls: A dataclass.
+    where: In front of the paths.
+    values: The defaults; default: `cls()`.
 
   Raises:
     ValueError: If a field is not explained, or an explanation has no field.
   """
-  said = meanings(cls)
+  # What a schema inherits is explained where it is declared.
+  said = {}
+  for declared in reversed(cls.__mro__):
+    if dataclasses.is_dataclass(declared):
+      said |= meanings(declared)
   hints = typing.get_type_hints(cls)
-  found, own = [], set()
+  values = cls() if values is None else values
+  found = []
   for field in dataclasses.fields(cls):
     hint = hints[field.name]
     if dataclasses.is_dataclass(hint):
-      found += fields(typing.cast(type, hint), f'{where}{field.name}.')
+      found += fields(
+        typing.cast(type, hint),
+        f'{where}{field.name}.',
+        values=getattr(values, field.name),
+      )
       continue
-    own.add(field.name)
     if field.name not in said:
       raise ValueError(f'{cls.__name__}.{field.name} is not explained')
     found.append(
       Field(
         path=f'{where}{field.name}',
         type=hint.__name__ if isinstance(hint, type) else str(hint),
-        default=repr(field.default),
+        default=repr(getattr(values, field.name)),
         meaning=said[field.name],
       )
     )
-  if extra := set(said) - own:
+  if extra := set(said) - {f.name for f in dataclasses.fields(cls)}:
     raise ValueError(f'{cls.__name__} explains {sorted(extra)}, no field of it')
   return found
 
 
-def page() -> str:
-  """Markdown."""
+def page(title: str = 'Config', cls: type = config_lib.Config) -> str:
+  """Markdown: every field of a schema."""
   lines = [
-    '# Config',
+    f'# {title}',
     '',
     'Every field with its type, default and meaning, written from',
-    '`simclr_jax/config.py` when this site was built. On the command line:',
-    "`--config.optim.base_lr=0.3 --config.train.duration='200 epochs'`; lists",
-    "as `--config.knn.ks='(20,200)'`. A duration is `'100 epochs'`,",
+    f'`{cls.__module__}.{cls.__name__}` when this site was built. On the',
+    "command line: `--config.optim.base_lr=0.3`, `--config.train.duration='200",
+    "epochs'`; lists as `'(20,200)'`. A duration is `'100 epochs'`,",
     "`'5000 steps'` or `'1e6 examples'`.",
   ]
   section = None
-  for field in fields():
+  for field in fields(cls):
     name = field.path.rpartition('.')[0]
     if name != section:
       section = name
-      lines += _section(name)
+      lines += _section(name, cls)
     default = field.default.replace('|', '\\|')
     meaning = _escape(field.meaning)
     lines.append(
@@ -100,8 +116,7 @@ def page() -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _section(name: str) -> list[str]:
-  cls: type = config_lib.Config
+def _section(name: str, cls: type) -> list[str]:
   if name:
     cls = typing.get_type_hints(cls)[name]
   summary = (inspect.getdoc(cls) or '').partition('\n  Attributes')[0]

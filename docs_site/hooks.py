@@ -24,6 +24,7 @@ from docs_site import (  # noqa: E402
   config_page,
   recipes_page,
 )
+from simclr_jax.finetuning import config as finetuning_config  # noqa: E402
 
 # The rest of docs/guides follows in the order of names.
 _FIRST_GUIDES = ('own_pictures', 'few_labels', 'product_search')
@@ -64,6 +65,12 @@ def generated_pages() -> dict[str, str]:
   return {
     'index.md': from_readme((ROOT / 'README.md').read_text()),
     'reference/config.md': config_page.page(),
+    'reference/config_finetune.md': config_page.page(
+      'Config of fine-tuning', finetuning_config.FinetuneConfig
+    ),
+    'reference/config_distill.md': config_page.page(
+      'Config of distillation', finetuning_config.DistillConfig
+    ),
     **{f'reference/{name}': text for name, text in api_pages.pages().items()},
   }
 

@@ -60,15 +60,20 @@ class Flag:
   help: str = ''
 
 
-def answer(argv: Sequence[str]) -> None:
-  """Prints the help that an absl command is asked for, and exits with 0."""
+def answer(argv: Sequence[str], *, schema: type = config_lib.Config) -> None:
+  """Prints the help that an absl command is asked for, and exits with 0.
+
+  Args:
+    argv: As `app.run` gives it.
+    schema: Dataclass that names the fields of `--config`.
+  """
   asked = _asked(argv)
   if not asked:
     return
   if asked == 'helpfull':
     print(f'{_main_doc()}\n{flags.FLAGS.get_help()}')
   else:
-    _print(asked, doc=_main_doc(), known=_absl_flags())
+    _print(asked, doc=_main_doc(), known=_absl_flags(schema))
   sys.exit(0)
 
 
@@ -119,7 +124,7 @@ def text(doc: str, known: Sequence[Flag]) -> str:
   return '\n'.join(lines)
 
 
-def config_fields() -> list[str]:
+def config_fields(schema: type = config_lib.Config) -> list[str]:
   """'optim.base_lr' and so on: every field of a config."""
 
   def walk(values: dict[str, Any], where: str) -> Iterable[str]:
@@ -129,7 +134,7 @@ def config_fields() -> list[str]:
       else:
         yield f'{where}{name}'
 
-  return list(walk(config_lib.to_dict(config_lib.Config()), ''))
+  return list(walk(config_lib.to_dict(schema()), ''))
 
 
 def _asked(argv: Sequence[str]) -> str:
@@ -160,7 +165,7 @@ def _main_doc() -> str:
   return str(sys.modules['__main__'].__doc__ or '').strip()
 
 
-def _absl_flags() -> list[Flag]:
+def _absl_flags(schema: type) -> list[Flag]:
   """Flags of the running command: own, adopted, and --verbosity."""
   values = flags.FLAGS
   # absl's name for what runs as __main__.
@@ -179,8 +184,12 @@ def _absl_flags() -> list[Flag]:
     for flag in values.get_key_flags_for_module(module)
   ]
   groups = [OWN_GROUP, *GROUPS.values()]
-  for flag in [f for f in known if f.kind == 'config' and f.name != 'config']:
-    known += _section_fields(flag, values[flag.name].value)
+  for flag in [f for f in known if f.kind == 'config']:
+    if flag.name != 'config':
+      known += _section_fields(flag, values[flag.name].value)
+      continue
+    fields = dict.fromkeys(config_fields(schema), '')
+    known += _section_fields(flag, fields)
   known.sort(
     key=lambda flag: groups.index(flag.group) if flag.group in groups else 99
   )
@@ -254,9 +263,12 @@ def _argparse_flags(actions: Sequence[argparse.Action]) -> list[Flag]:
 def _fields(flag: Flag, known: Sequence[Flag]) -> list[str]:
   """Fields that stand behind a dot of this flag."""
   prefix = f'{flag.name}.'
-  if flag.kind == 'config' and flag.name == 'config':
-    return [f.name for f in dataclasses.fields(config_lib.Config)]
-  return [f.name.removeprefix(prefix) for f in known if prefix in f.name]
+  found = [
+    f.name.removeprefix(prefix) for f in known if f.name.startswith(prefix)
+  ]
+  if flag.name == 'config':
+    return list(dict.fromkeys(name.partition('.')[0] for name in found))
+  return found
 
 
 def _entry(flag: Flag, *, fields: Sequence[str]) -> list[str]:

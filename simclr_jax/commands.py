@@ -34,6 +34,17 @@ COMMANDS = {
   'plan': Command('plan', 'what a run needs, before it is paid for'),
   'linear_probe': Command('linear_probe', 'linear accuracy of a checkpoint'),
   'knn': Command('knn', 'kNN accuracy of a checkpoint'),
+  'probe_transforms': Command(
+    'probe_transforms', 'what h and z know of the views'
+  ),
+  'finetune': Command('finetune', 'fine-tune an encoder on labels'),
+  'label_efficiency': Command(
+    'label_efficiency', 'accuracy by the number of labels'
+  ),
+  'distill': Command('distill', 'a student from a fine-tuned teacher'),
+  'embed': Command('embed', 'features of any pictures as Parquet'),
+  'search': Command('search', 'the most similar pictures of a set'),
+  'duplicates': Command('duplicates', 'pictures that are nearly the same'),
   'report': Command('report', 'a page that shows what a run learnt'),
   'export': Command('export', 'the encoder for another program'),
   'import_checkpoint': Command(

@@ -19,7 +19,7 @@ import os
 import sys
 from typing import Any
 
-from simclr_jax import command_help, commands, console
+from simclr_jax import commands, console
 
 SHELLS = ('bash', 'zsh', 'json')
 # Imported once; each command is then asked in a process that begins with them.
@@ -133,10 +133,8 @@ def _words(flag: Mapping[str, Any]) -> list[str]:
   name = f'--{flag["name"]}'
   if flag['kind'] == 'bool':
     return [name, f'--no{flag["name"]}']
-  if flag['kind'] == 'config' and flag['name'] == 'config':
-    fields = command_help.config_fields()
-    return [f'{name}=', *(f'{name}.{field}=' for field in fields)]
-  return [] if flag['kind'] == 'config' else [f'{name}=']
+  is_section = flag['kind'] == 'config' and flag['name'] != 'config'
+  return [] if is_section else [f'{name}=']
 
 
 def _ask(command: commands.Command) -> str:

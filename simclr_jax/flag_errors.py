@@ -37,7 +37,7 @@ def parse(
     argv: As `app.run` gives it.
     schema: Dataclass that names the fields of `--config`.
   """
-  command_help.answer(argv)
+  command_help.answer(argv, schema=schema)
   try:
     return _parse(argv, schema)
   except (flags.Error, ValueError) as error:

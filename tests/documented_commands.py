@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import difflib
 import importlib.util
 import pathlib
@@ -11,13 +11,23 @@ import re
 import tomllib
 from typing import Any
 
-from simclr_jax import command_help, commands
+from simclr_jax import commands
 from simclr_jax import config as config_lib
+from simclr_jax.finetuning import config as finetuning_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PLACEHOLDER = re.compile(r'[A-Z_]+|\.\.\.')
 _REDIRECTIONS = ('>', '>>')
 Listing = Mapping[str, Mapping[str, Any]]
+# Of the commands whose configs are of this package.
+READERS: Mapping[str, Callable[[Any], Any]] = {
+  'main': config_lib.from_config_dict,
+  'plan': config_lib.from_config_dict,
+  'prepare': config_lib.from_config_dict,
+  'finetune': finetuning_config.read_finetune,
+  'label_efficiency': finetuning_config.read_finetune,
+  'distill': finetuning_config.read_distill,
+}
 
 
 def problem(words: Sequence[str], listing: Listing) -> str | None:
@@ -144,15 +154,23 @@ def _flags(module: str, arguments: Sequence[str], listing: Listing) -> str:
   missing = [n for n, f in known.items() if f['required'] and n not in given]
   if missing:
     return f'simclr_jax.{module} wants {missing}'
-  return _config(config, overrides) if 'config' in given else ''
+  if 'config' not in given:
+    return ''
+  fields = {n.removeprefix('config.') for n in known if n.startswith('config.')}
+  if unknown := set(overrides) - fields:
+    return f'unknown fields {sorted(unknown)}'
+  return _config(config, overrides, READERS.get(module))
 
 
-def _config(value: str, overrides: Mapping[str, str]) -> str:
-  """Whether file, preset and fields exist and fit together."""
+def _config(
+  value: str,
+  overrides: Mapping[str, str],
+  read_fn: Callable[[Any], Any] | None,
+) -> str:
+  """Whether file and preset exist and the values fit together."""
   name, _, preset = value.partition(':')
   if _PLACEHOLDER.fullmatch(name):
-    unknown = set(overrides) - set(command_help.config_fields())
-    return f'unknown fields {sorted(unknown)}' if unknown else ''
+    return ''
   path = ROOT / name
   if not path.is_file():
     return f'{name} does not exist'
@@ -168,8 +186,8 @@ def _config(value: str, overrides: Mapping[str, str]) -> str:
       for section in sections:
         at = at[section]
       at[last] = text if isinstance(at[last], str) else ast.literal_eval(text)
-    if 'source' in values.get('data', {}):
-      config_lib.from_config_dict(values)
+    if read_fn is not None:
+      read_fn(values)
   except (ValueError, KeyError, SyntaxError) as error:
     return f'{value}: {error!r}'
   return ''

@@ -30,8 +30,9 @@ class DataChanges:
   labels and splits.
 
   Attributes:
-    source, name, data_dir, path, labels_from, image_key, label_key,
-    train_split, test_split, loader, augment_on: See `config.DataConfig`.
+    source, name, data_dir, path, labels_from: See `config.DataConfig`.
+    image_key, label_key, train_split, test_split: See there.
+    loader, augment_on: See there.
     image_size: Side of the pictures in pixels; 0 as in the passport.
     num_workers: -1 as in the passport.
   """
