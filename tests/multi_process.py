@@ -39,8 +39,6 @@ TINY = (
   '--config.model.head_dim=8',
   '--config.optim.warmup=2 steps',
   '--config.optim.base_lr=0.3',
-  # The same program whatever the length of the run: compiled once.
-  '--config.optim.schedule=constant',
   '--config.train.batch_size=64',
   '--config.train.log_every=1 steps',
   '--config.train.diagnostics_every=0 steps',

@@ -81,16 +81,16 @@ class Session:
     """Whether an error of the runtime only follows from a lost process.
 
     Where the processes watch each other, `end_fn` ends this one before it
-    returns True.
+    returns, with a reason; on a machine that is too busy for that, the words of
+    the runtime have to do.
     """
     if self.is_single or not _is_from_runtime(error):
       return False
-    if self._line is None:
-      text = str(error).lower()
-      return any(word in text for word in _LOSS_WORDS)
-    # The one that watches the connections knows in a moment.
-    threading.Event().wait(GOODBYE_SECONDS)
-    return False
+    if self._line is not None:
+      # The one that watches the connections knows in a moment.
+      threading.Event().wait(GOODBYE_SECONDS)
+    text = str(error).lower()
+    return any(word in text for word in _LOSS_WORDS)
 
 
 def _is_from_runtime(error: BaseException | None) -> bool:

@@ -47,7 +47,9 @@ def _is_interrupted() -> bool:
 class _SettlingPolicy(asyncio.DefaultEventLoopPolicy):
   """Makes such loops."""
 
-  _loop_factory = _SettlingLoop
+  def new_event_loop(self) -> asyncio.AbstractEventLoop:
+    """For one reading."""
+    return _SettlingLoop()
 
 
 @contextlib.contextmanager
