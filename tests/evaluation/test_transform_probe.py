@@ -11,7 +11,6 @@ from simclr_jax.evaluation import jobs, transform_probe
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
 
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 
