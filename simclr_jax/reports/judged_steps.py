@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from simclr_jax.evaluation import jobs
+from simclr_jax.evaluation import jobs, transform_probe
 from simclr_jax.reports import document, figures
 from simclr_jax.reports.run_data import RunData, finite
 
@@ -100,6 +100,8 @@ def _measured(run: RunData) -> tuple[_Scores, list[str]]:
   folder = run.workdir / jobs.FOLDER
   files = sorted(folder.glob('*-step*.json')) if folder.exists() else []
   for file in files:
+    if file.name.startswith(transform_probe.NAME):
+      continue  # Another section shows it.
     try:
       report = json.loads(file.read_text())
       name, step = _name(file.name, report), int(report['step'])

@@ -35,6 +35,7 @@ def test_numbers_that_are_not_comparable_share_no_line(tmp_path):
   _result(tmp_path, 'linear_probe', 20, 0.4)
   _result(tmp_path, 'linear_probe-labels10', 20, 0.2)
   _result(tmp_path, 'knn-random_init', 20, 0.25)
+  _result(tmp_path, 'probe_transforms', 20, 0.9)  # Shown elsewhere.
   _result(tmp_path, 'knn', 40, 0.9)  # Behind the checkpoint.
   monitor = [{'step': 10, 'knn_top1': 0.35}, {'step': 20, 'knn_top1': 'NaN'}]
   section = judged_steps.section(_run(tmp_path, monitor))
