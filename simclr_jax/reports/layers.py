@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
+from typing import Any
 
 from simclr_jax.evaluation import jobs, transform_probe
 from simclr_jax.reports import document
@@ -36,13 +38,13 @@ def section(run: RunData) -> document.Section | document.Missing:
     _HEADING,
     f'A linear probe on h ({result["dim_h"]} wide) and one on z '
     f'({result["dim_z"]}) tell how a picture was changed, and its class '
-    '(table 3 of the SimCLR paper). What z has forgotten is what the loss asked '
-    'it to; h is what one keeps.',
+    '(table 3 of the SimCLR paper). What z has forgotten is what the loss '
+    'asked it to; h is what one keeps.',
     tables=(document.Table(('told', 'h', 'z', 'chance'), rows),),
     notes=tuple(result['warnings']),
   )
 
 
-def _score(score: dict) -> document.Cell:
+def _score(score: Mapping[str, Any]) -> document.Cell:
   low, high = score['top1_interval']
   return document.Cell(f'{score["top1"]:.1%}', f'{low:.1%} to {high:.1%}')
