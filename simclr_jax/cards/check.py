@@ -126,7 +126,7 @@ def check_recipe(
   if found is None:
     known = card_lib.load_published() if published is None else published
     notes += [
-      f'published, not measured here ({p.name}): {p.text}'
+      f'known of {p.name}, but no measured card: {p.text}'
       for p in known
       if not card_lib.differences(p.config, config)
     ]

@@ -23,6 +23,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import jobs, linear_probe, transforms
 
+NAME = 'probe_transforms'
 LAYERS = ('h', 'z')
 CLASSES = 'classes'
 _SEED = 0
@@ -138,9 +139,7 @@ def run(
     dim_z=test['original'].z.shape[1],
     warnings=tuple(warnings),
   )
-  report = jobs.make_report(
-    'probe_transforms', subject, result, section='probe', start=start
-  )
+  report = jobs.make_report(NAME, subject, result, section='probe', start=start)
   scalars = {
     f'{task.task}_{layer}': getattr(task, layer).top1
     for task in results
@@ -149,7 +148,7 @@ def run(
   return jobs.write_report(
     report,
     subject,
-    name='probe_transforms',
+    name=NAME,
     scalars=scalars,
     out=out,
     show_fn=show_fn,

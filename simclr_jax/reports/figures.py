@@ -270,7 +270,9 @@ def _bare(axes: Any) -> None:
 
 
 def _densest(places_nx2: np.ndarray) -> int:
-  """Row with the nearest tenth of its group closest by."""
+  """Row with the nearest third of its group closest by.
+
+  Fewer would be content with two strays beside each other.
+  """
   gaps = np.linalg.norm(places_nx2[:, None] - places_nx2[None], axis=-1)
-  near = max(1, len(places_nx2) // 10)
-  return int(np.argmin(np.sort(gaps, axis=1)[:, near - 1 : near + 1].mean(1)))
+  return int(np.argmin(np.sort(gaps, axis=1)[:, len(places_nx2) // 3]))

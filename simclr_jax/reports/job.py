@@ -17,6 +17,7 @@ from simclr_jax.reports import (
   document,
   embedding_map,
   judged_steps,
+  layers,
   learnt,
   page,
   pictures,
@@ -86,6 +87,7 @@ def make_report(
     curves.embeddings(run),
     similarities.section(run),
     judged_steps.section(run),
+    layers.section(run),
     pictures.nearest(run, judged)
     if judged
     else missing('Nearest neighbours', _NO_NEIGHBOURS),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import re
 from typing import Any
 
-from simclr_jax.evaluation import jobs
+from simclr_jax.evaluation import jobs, transform_probe
 from simclr_jax.reports import document, figures
 from simclr_jax.reports.run_data import RunData, finite
 
@@ -41,9 +41,6 @@ def section(run: RunData) -> document.Section | document.Missing:
       'linear_probe and simclr_jax.knn write it; --follow judges every '
       "checkpoint), and monitor.knn_every = '0 steps'",
     )
-  figure = figures.curve(
-    lines, title='top-1', percent=True, from_zero=len(lines[0].points) == 1
-  )
   rows = [
     [
       document.Cell(line.label),
@@ -53,21 +50,11 @@ def section(run: RunData) -> document.Section | document.Missing:
     for line in lines
     for i, (step, value) in enumerate(line.points)
   ]
-  alt = '; '.join(
-    f'{line.label} {line.points[-1][1]:.1%} at step {line.points[-1][0]:,}'
-    for line in lines
-  )
   return document.Section(
     _HEADING,
-    'Top-1 on the test split; bars are 95 % intervals over its pictures, not '
-    'over seeds.',
-    pictures=(
-      document.Picture(
-        'accuracy-by-step',
-        figures.to_png(figure),
-        alt=f'Top-1 accuracy by step. Last: {alt}.',
-      ),
-    ),
+    'Top-1 on the test split, with 95 % intervals over its pictures, not over '
+    'seeds.',
+    pictures=_pictures(lines),
     tables=(
       document.Table(
         ('judged by', 'step', 'top-1'),
@@ -76,6 +63,23 @@ def section(run: RunData) -> document.Section | document.Missing:
       ),
     ),
     notes=tuple(notes),
+  )
+
+
+def _pictures(lines: Sequence[figures.Line]) -> tuple[document.Picture, ...]:
+  """The plot, where there is more than one step."""
+  if len({step for line in lines for step, _ in line.points}) < 2:
+    return ()
+  last = '; '.join(
+    f'{line.label} {line.points[-1][1]:.1%} at step {line.points[-1][0]:,}'
+    for line in lines
+  )
+  return (
+    document.Picture(
+      'accuracy-by-step',
+      figures.to_png(figures.curve(lines, title='top-1', percent=True)),
+      alt=f'Top-1 accuracy by step. Last: {last}.',
+    ),
   )
 
 
@@ -96,6 +100,8 @@ def _measured(run: RunData) -> tuple[_Scores, list[str]]:
   folder = run.workdir / jobs.FOLDER
   files = sorted(folder.glob('*-step*.json')) if folder.exists() else []
   for file in files:
+    if file.name.startswith(transform_probe.NAME):
+      continue  # Another section shows it.
     try:
       report = json.loads(file.read_text())
       name, step = _name(file.name, report), int(report['step'])

@@ -53,7 +53,7 @@ def test_measured_cards_are_of_the_recipes_they_name(card):
 
 def test_published_numbers_are_of_the_recipes_they_name():
   published = card_lib.load_published()
-  assert len(published) == 10
+  assert len(published) == 11
   for entry in published:
     assert config_lib.to_dict(entry.config) == config_lib.to_dict(
       _config(entry.name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from simclr_jax.evaluation import jobs, transform_probe
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +55,23 @@ def test_table_names_the_better_one(report):
   lines = text.splitlines()
   assert len(lines) == 4
   assert lines[2].startswith('color') and '99.3%, 97.4%' in lines[2]
+
+
+def test_the_papers_direction_holds_on_cifar10():
+  """In the result that benchmarks/transforms.py wrote."""
+  path = ROOT / 'docs/results/probe_transforms_cifar10_cpu.json'
+  rows = json.loads(path.read_text())['rows']
+  (row,) = [row for row in rows if row['encoder'] == 'checkpoint']
+  assert {task['task']: task['direction'] for task in row['tasks']} == {
+    'color': 'h',
+    'rotation': 'h',
+    'noise': 'h',
+    'classes': 'h',
+  }
+  text = (ROOT / 'docs/results/README.md').read_text()
+  for task in row['tasks']:
+    for layer in ('h', 'z'):
+      assert f'| {task[layer]["top1"]:.1%} [' in text
 
 
 def test_direction_needs_intervals_apart():

@@ -70,7 +70,7 @@ def test_names_stand_among_their_points():
   places = np.concatenate(
     [generator.normal(0, 0.1, (30, 2)), generator.normal(5, 0.1, (30, 2))]
   )
-  places[0] = (5, 5)  # A stray of the first class.
+  places[:3] = (5, 5)  # Strays of the first class, beside each other.
   figure = figures.scatter(
     places, {'near': np.arange(30), 'far': np.arange(30, 60)}
   )

@@ -124,7 +124,7 @@ def test_page_in_a_browser(made):
     visit.page.set_viewport_size({'width': 375, 'height': 800})
     width = visit.page.evaluate('document.documentElement.scrollWidth')
   assert visit.complaints == [] and visit.requests == []
-  assert len(images) == len(made.document.pictures) == 18
+  assert len(images) == len(made.document.pictures) == 17
   assert all(alt and loaded for alt, loaded in images)
   assert len({alt for alt, _ in images}) == len(images)
   assert width == 375
