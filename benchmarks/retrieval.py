@@ -130,9 +130,9 @@ def _judge_indexes(
         bank, queries, view, index, max_queries=_MOST_QUERIES
       )
       effort = (
-        f'{options.num_probes} lists'
+        f'lists read: {options.num_probes}'
         if kind == 'ivf'
-        else f'{options.ef_search} candidates'
+        else f'candidates: {options.ef_search}'
       )
       found.append({'kind': kind, 'effort': effort, **judged})
       print(found[-1], flush=True)

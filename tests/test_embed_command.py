@@ -8,19 +8,19 @@ import pyarrow.parquet as pq
 from tests import multi_process, small_run
 
 N, SHARD = 90, 10
-# Kills its own process in the middle of its second shard: the file is written
-# but has not got its name yet.
-DIE = """
+# Sends its own process a signal in the middle of its second shard: the file is
+# written but has not got its name yet.
+SIGNAL = """
 import os, signal
 from simclr_jax.retrieval import shards
 closed = []
-class Dying(shards.ShardWriter):
+class Signalled(shards.ShardWriter):
   def close(self):
     super().close()
     closed.append(self)
     if len(closed) == 2:
-      os.kill(os.getpid(), signal.SIGKILL)
-shards.ShardWriter = Dying
+      os.kill(os.getpid(), signal.{name})
+shards.ShardWriter = Signalled
 """
 
 
@@ -38,7 +38,11 @@ def test_every_picture_once_after_kill_9_on_other_hosts(tmp_path):
   )
   options = {'module': 'simclr_jax.embed', 'cache': tmp_path / 'programs'}
   with multi_process.Processes(
-    arguments, count=2, logs=tmp_path / 'two', before={1: DIE}, **options
+    arguments,
+    count=2,
+    logs=tmp_path / 'two',
+    before={1: SIGNAL.format(name='SIGKILL')},
+    **options,
   ) as two:
     assert two.code(1) == -9, two.log(1)
     assert two.code(0) == 69, two.log(0)
@@ -48,6 +52,22 @@ def test_every_picture_once_after_kill_9_on_other_hosts(tmp_path):
   assert 'part-00003-of-00009.parquet' not in there
   assert not (out / 'embeddings.json').exists()
   assert list(out.glob('.part-00003.*.tmp'))
+  # On one host: asked to stop, it ends after the shard that it is in.
+  with multi_process.Processes(
+    arguments,
+    count=1,
+    logs=tmp_path / 'stopped',
+    before={0: SIGNAL.format(name='SIGTERM')},
+    **options,
+  ) as stopped:
+    assert stopped.code(0) == 75, stopped.log(0)
+    assert 'the same command continues' in stopped.log(0)
+  there |= {
+    p.name: p.stat().st_mtime_ns
+    for p in out.glob('part-*')
+    if p.name not in there
+  }
+  assert len(there) < N // SHARD
   with multi_process.Processes(
     arguments, count=1, logs=tmp_path / 'one', **options
   ) as one:
