@@ -91,7 +91,7 @@ def sweep(
       'label efficiency: %d of %d done (%s labels, seed %d), %s left',
       number + 1,
       total,
-      budget.name,
+      found['rows'][0]['num_labels'],
       seed,
       datetime.timedelta(seconds=round(left)),
     )
