@@ -67,12 +67,13 @@ def sweep(
   mesh = run_lib.default_mesh(mesh)
   with processes.together():
     report.check_workdir(folder, start)
-  points, total = [], len(budgets) * seeds
+  points, total, num_trained = [], len(budgets) * seeds, 0
   for number, (budget, seed) in enumerate(_all(budgets, seeds)):
     place = folder / budget.folder / f'seed{seed}'
     mine = _configured(config, start, budget, seed, mesh=mesh)
     found = _finished(place, mine, start, methods)
     if found is None:
+      num_trained += 1
       found = job.finetune(
         mine,
         start,
@@ -85,8 +86,8 @@ def sweep(
     if found is None:
       return None
     points.append({'budget': budget.name, 'seed': seed, 'result': found})
-    seconds = time.monotonic() - begun
-    left = seconds / (number + 1) * (total - number - 1)
+    pace = (time.monotonic() - begun) / max(num_trained, 1)
+    left = pace * (total - number - 1)
     logging.info(
       'label efficiency: %d of %d done (%s labels, seed %d), %s left',
       number + 1,
@@ -95,14 +96,7 @@ def sweep(
       seed,
       datetime.timedelta(seconds=round(left)),
     )
-  return _write(
-    folder,
-    config,
-    start,
-    points,
-    methods=methods,
-    seconds=time.monotonic() - begun,
-  )
+  return _write(folder, config, start, points, methods=methods)
 
 
 def _all(budgets: Sequence[Budget], seeds: int) -> Iterator[tuple[Budget, int]]:
@@ -190,7 +184,6 @@ def _write(
   points: Sequence[dict[str, Any]],
   *,
   methods: Sequence[str],
-  seconds: float,
 ) -> report.Report:
   first = points[0]['result']
   found = {
@@ -214,7 +207,6 @@ def _write(
     'num_devices': first['num_devices'],
     'software': first['software'],
     'command': first['command'],
-    'seconds': round(seconds, 1),
     'file': str(folder / RESULT),
     'plot': str(folder / PLOT),
   }

@@ -140,7 +140,7 @@ def test_the_plot_shows_every_seed_and_the_mean(tmp_path, runs):
     sorted(t for row in found['summary'] for t in row['top1'])
   )
   names = [text.get_text() for text in axes.texts]
-  assert names == ['fine-tuned', 'frozen encoder, linear probe']
+  assert names == ['frozen encoder, linear probe', 'fine-tuned']
   assert [t.get_text() for t in axes.get_xticklabels()] == ['20', '1,000']
   assert (tmp_path / sweep.PLOT).read_bytes() == plots.to_png(curve.draw(found))
 
