@@ -17,13 +17,15 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import processes
+from simclr_jax.data.source import Source
 from simclr_jax.evaluation import jobs, plots
 from simclr_jax.finetuning import config as finetune_lib
-from simclr_jax.finetuning import curve, job, report
+from simclr_jax.finetuning import curve, derive, job, report, stage
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.budgets import Budget
 from simclr_jax.finetuning.config import FinetuneConfig, LabelsConfig
 from simclr_jax.training import checkpoint
+from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
 RESULT, PLOT = 'label_efficiency.json', 'label_efficiency.png'
@@ -67,10 +69,13 @@ def sweep(
   mesh = run_lib.default_mesh(mesh)
   with processes.together():
     report.check_workdir(folder, start)
+    base = passport_lib.config_from_passport(start.passport, where=start.path)
+    derived = derive.finetune_config(base, config)
+    train, _ = stage.open_splits(derived, folder)
   points, total, num_trained = [], len(budgets) * seeds, 0
   for number, (budget, seed) in enumerate(_all(budgets, seeds)):
     place = folder / budget.folder / f'seed{seed}'
-    mine = _configured(config, start, budget, seed, mesh=mesh)
+    mine = _configured(config, train, budget, seed, mesh=mesh)
     found = _finished(place, mine, start, methods)
     if found is None:
       num_trained += 1
@@ -107,7 +112,7 @@ def _all(budgets: Sequence[Budget], seeds: int) -> Iterator[tuple[Budget, int]]:
 
 def _configured(
   config: FinetuneConfig,
-  start: checkpoint.LoadedEncoder,
+  train: Source,
   budget: Budget,
   seed: int,
   *,
@@ -119,9 +124,8 @@ def _configured(
     fraction=budget.fraction,
     seed=seed,
   )
-  data = start.passport['data']
-  count = budget.per_class * data.get('num_classes', 0) or round(
-    budget.fraction * data.get('num_examples', 0)
+  count = budget.per_class * train.num_classes or round(
+    budget.fraction * train.num_examples
   )
   batch = fit_batch(
     config.train.batch_size,
