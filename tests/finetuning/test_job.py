@@ -249,17 +249,17 @@ def test_a_student_learns_from_the_teacher(finished, mesh, tmp_path):
     {
       'labelled_weight': 0.25,
       'use_holdout': True,
-      'evaluate_every': '8 steps',
+      'evaluate_every': '12 steps',
       'num_bootstrap': 100,
       'optim': {
-        'base_lr': 0.05,
-        'name': 'sgd',
+        'base_lr': 0.01,
+        'name': 'adam',
         'lr_scaling': 'none',
         'warmup': '0 steps',
       },
       'train': {
         'batch_size': 32,
-        'duration': '16 steps',
+        'duration': '24 steps',
         'log_every': '1 steps',
         'diagnostics_every': '0 steps',
       },
@@ -276,10 +276,12 @@ def test_a_student_learns_from_the_teacher(finished, mesh, tmp_path):
     for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
   ]
   losses = [line for line in lines if 'teacher_entropy' in line]
+  apart = []  # Kullback-Leibler, nats.
   for line in losses:
     mixture = line['loss'] - 0.25 * line['label_loss']
-    assert mixture / 0.75 >= line['teacher_entropy'] - 1e-4
-  assert losses[-1]['loss'] < losses[0]['loss']
+    apart.append(mixture / 0.75 - line['teacher_entropy'])
+  assert min(apart) > -1e-4
+  assert np.mean(apart[-4:]) < 0.8 * np.mean(apart[:2])
   passport = checkpoint.load_encoder(tmp_path).passport
   assert passport['objective'] == 'distill'
   assert passport['config']['model']['head'] == 'none'
