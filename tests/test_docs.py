@@ -59,3 +59,12 @@ def test_judging_states_the_colour_shortcut():
   for row in rows.values():
     assert f'{100 * row["class_top1"]:.1f} %' in text
   assert f'{rows["crops"]["contrast_acc"]:.3f}' in text
+
+
+def test_the_guide_to_few_labels_states_the_measured_numbers():
+  path = ROOT / 'docs/results/label_efficiency/digits.json'
+  rows = json.loads(path.read_text())['summary']
+  lines = (ROOT / 'docs/guides/few_labels.md').read_text().splitlines()
+  for row in rows:
+    (line,) = [s for s in lines if s.startswith(f'| {row["num_labels"]:,} |')]
+    assert f'{100 * row["top1_mean"]:.1f} ± {100 * row["top1_std"]:.1f}' in line

@@ -17,13 +17,15 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import processes
+from simclr_jax.data.source import Source
 from simclr_jax.evaluation import jobs, plots
 from simclr_jax.finetuning import config as finetune_lib
-from simclr_jax.finetuning import curve, job, report
+from simclr_jax.finetuning import curve, derive, job, report, stage
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.budgets import Budget
 from simclr_jax.finetuning.config import FinetuneConfig, LabelsConfig
 from simclr_jax.training import checkpoint
+from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
 RESULT, PLOT = 'label_efficiency.json', 'label_efficiency.png'
@@ -67,12 +69,16 @@ def sweep(
   mesh = run_lib.default_mesh(mesh)
   with processes.together():
     report.check_workdir(folder, start)
-  points, total = [], len(budgets) * seeds
+    base = passport_lib.config_from_passport(start.passport, where=start.path)
+    derived = derive.finetune_config(base, config)
+    train, _ = stage.open_splits(derived, folder)
+  points, total, num_trained = [], len(budgets) * seeds, 0
   for number, (budget, seed) in enumerate(_all(budgets, seeds)):
     place = folder / budget.folder / f'seed{seed}'
-    mine = _configured(config, start, budget, seed, mesh=mesh)
+    mine = _configured(config, train, budget, seed, mesh=mesh)
     found = _finished(place, mine, start, methods)
     if found is None:
+      num_trained += 1
       found = job.finetune(
         mine,
         start,
@@ -85,24 +91,17 @@ def sweep(
     if found is None:
       return None
     points.append({'budget': budget.name, 'seed': seed, 'result': found})
-    seconds = time.monotonic() - begun
-    left = seconds / (number + 1) * (total - number - 1)
+    pace = (time.monotonic() - begun) / max(num_trained, 1)
+    left = pace * (total - number - 1)
     logging.info(
       'label efficiency: %d of %d done (%s labels, seed %d), %s left',
       number + 1,
       total,
-      budget.name,
+      found['rows'][0]['num_labels'],
       seed,
       datetime.timedelta(seconds=round(left)),
     )
-  return _write(
-    folder,
-    config,
-    start,
-    points,
-    methods=methods,
-    seconds=time.monotonic() - begun,
-  )
+  return _write(folder, config, start, points, methods=methods)
 
 
 def _all(budgets: Sequence[Budget], seeds: int) -> Iterator[tuple[Budget, int]]:
@@ -113,7 +112,7 @@ def _all(budgets: Sequence[Budget], seeds: int) -> Iterator[tuple[Budget, int]]:
 
 def _configured(
   config: FinetuneConfig,
-  start: checkpoint.LoadedEncoder,
+  train: Source,
   budget: Budget,
   seed: int,
   *,
@@ -125,9 +124,8 @@ def _configured(
     fraction=budget.fraction,
     seed=seed,
   )
-  data = start.passport['data']
-  count = budget.per_class * data.get('num_classes', 0) or round(
-    budget.fraction * data.get('num_examples', 0)
+  count = budget.per_class * train.num_classes or round(
+    budget.fraction * train.num_examples
   )
   batch = fit_batch(
     config.train.batch_size,
@@ -190,7 +188,6 @@ def _write(
   points: Sequence[dict[str, Any]],
   *,
   methods: Sequence[str],
-  seconds: float,
 ) -> report.Report:
   first = points[0]['result']
   found = {
@@ -214,7 +211,6 @@ def _write(
     'num_devices': first['num_devices'],
     'software': first['software'],
     'command': first['command'],
-    'seconds': round(seconds, 1),
     'file': str(folder / RESULT),
     'plot': str(folder / PLOT),
   }

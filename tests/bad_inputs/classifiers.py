@@ -32,6 +32,17 @@ def _own_workdir(folder: pathlib.Path) -> list[str]:
 
 ROWS = [
   Row(
+    'finetune: nothing is wrong',
+    'finetune',
+    _given(
+      '--config.labels.per_class=8',
+      '--config.train.batch_size=16',
+      '--config.train.duration=2 steps',
+    ),
+    r'fine-tuned +[0-9.]+% \[',
+    code=0,
+  ),
+  Row(
     'finetune: unknown field',
     'finetune',
     _given('--config.labels.fractoin=0.1'),
@@ -90,7 +101,7 @@ ROWS = [
     'config.model.classifier_layer = 3: the projection head has 1 layers',
   ),
   Row(
-    'finetune: no test split',
+    'finetune: the test split is the training split',
     'finetune',
     _given('--config.data.source=digits', '--config.data.test_split=train'),
     'config.data.test_split = ',

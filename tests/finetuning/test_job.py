@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -146,7 +147,9 @@ def test_accuracy_is_that_of_the_saved_network_with_frozen_batch_norm(
   rows = np.sort(rows)[:120]
   images = np.rint(bunch.images[rows] * (255 / 16)) / 255
   images = np.repeat(images[..., None], 3, -1).astype(np.float32)
-  outputs = model.apply(loaded.variables, images, train=False)
+  outputs = jax.jit(functools.partial(model.apply, train=False))(
+    loaded.variables, images
+  )
   right = np.asarray(outputs.logits).argmax(1) == bunch.target[rows]
   assert found['rows'][0]['accuracy']['top1'] == pytest.approx(right.mean())
   # The classifier reads the first layer of the head, whose kernel moved.
@@ -246,12 +249,17 @@ def test_a_student_learns_from_the_teacher(finished, mesh, tmp_path):
     {
       'labelled_weight': 0.25,
       'use_holdout': True,
-      'evaluate_every': '4 steps',
+      'evaluate_every': '12 steps',
       'num_bootstrap': 100,
-      'optim': {'base_lr': 0.05, 'name': 'sgd', 'warmup': '0 steps'},
+      'optim': {
+        'base_lr': 0.01,
+        'name': 'adam',
+        'lr_scaling': 'none',
+        'warmup': '0 steps',
+      },
       'train': {
         'batch_size': 32,
-        'duration': '8 steps',
+        'duration': '24 steps',
         'log_every': '1 steps',
         'diagnostics_every': '0 steps',
       },
@@ -268,10 +276,12 @@ def test_a_student_learns_from_the_teacher(finished, mesh, tmp_path):
     for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
   ]
   losses = [line for line in lines if 'teacher_entropy' in line]
+  apart = []  # Kullback-Leibler, nats.
   for line in losses:
     mixture = line['loss'] - 0.25 * line['label_loss']
-    assert mixture / 0.75 >= line['teacher_entropy'] - 1e-4
-  assert losses[-1]['loss'] < losses[0]['loss']
+    apart.append(mixture / 0.75 - line['teacher_entropy'])
+  assert min(apart) > -1e-4
+  assert np.mean(apart[-4:]) < 0.8 * np.mean(apart[:2])
   passport = checkpoint.load_encoder(tmp_path).passport
   assert passport['objective'] == 'distill'
   assert passport['config']['model']['head'] == 'none'

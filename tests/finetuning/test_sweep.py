@@ -11,15 +11,30 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax import data
 from simclr_jax.evaluation import plots
 from simclr_jax.finetuning import budgets, curve, job, sweep
 from simclr_jax.finetuning import config as finetune_lib
 from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import passport as passport_lib
 
 STAGE = finetune_lib.FinetuneConfig(
   train=config_lib.TrainConfig(batch_size=64, diagnostics_every='0 steps')
 )
 METHODS = ('finetune', 'frozen')
+BASE = config_lib.replace(
+  config_lib.Config(),
+  data={'source': 'digits', 'image_size': 8},
+  augment={'blur_prob': 0.0},
+)
+PASSPORT = passport_lib.make_passport(
+  BASE,
+  None,
+  source=data.make_source(BASE.data, 'train'),
+  step=3,
+  metrics={},
+  objective='simclr',
+)
 
 
 def test_budgets():
@@ -90,7 +105,7 @@ def run_sweep(tmp_path, *, stage=STAGE, seeds=3):
     path='/elsewhere/checkpoints/3',
     step=3,
     fingerprint='f',
-    passport={'data': {'num_classes': 10, 'num_examples': 1000}},
+    passport=PASSPORT,
   )
   return sweep.sweep(
     stage,
@@ -140,7 +155,7 @@ def test_the_plot_shows_every_seed_and_the_mean(tmp_path, runs):
     sorted(t for row in found['summary'] for t in row['top1'])
   )
   names = [text.get_text() for text in axes.texts]
-  assert names == ['fine-tuned', 'frozen encoder, linear probe']
+  assert names == ['frozen encoder, linear probe', 'fine-tuned']
   assert [t.get_text() for t in axes.get_xticklabels()] == ['20', '1,000']
   assert (tmp_path / sweep.PLOT).read_bytes() == plots.to_png(curve.draw(found))
 
