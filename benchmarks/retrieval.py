@@ -1,4 +1,4 @@
-"""Retrieval on the labelled data of a run, beside random initialisation.
+r"""Retrieval on the labelled data of a run, beside random initialisation.
 
   python -m benchmarks.retrieval --workdir=runs/NAME \
     --hardware='2 shared CPU cores (x86-64)' --out=docs/results/NAME

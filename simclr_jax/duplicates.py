@@ -1,4 +1,4 @@
-"""Finds pictures that are there more than once, or nearly, by their embeddings.
+r"""Finds pictures that are there twice, or nearly, by their embeddings.
 
   python -m simclr_jax.duplicates --embeddings=DIR --out=duplicates.json \
     --sheet=duplicates.html

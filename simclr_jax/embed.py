@@ -1,4 +1,4 @@
-"""Embeds a folder of pictures, or any data set, into Parquet files.
+r"""Embeds a folder of pictures, or any data set, into Parquet files.
 
   python -m simclr_jax.embed --checkpoint=WORKDIR --input=/pictures --out=DIR
   python -m simclr_jax.embed --checkpoint=WORKDIR --input=cifar10 --split=test \

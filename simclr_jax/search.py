@@ -1,4 +1,4 @@
-"""Searches embeddings by picture, and measures how well that works.
+r"""Searches embeddings by picture, and measures how well that works.
 
   python -m simclr_jax.search --embeddings=DIR --query=a.jpg,b.jpg \
     --out=found.html
