@@ -97,4 +97,7 @@ def _interval(
   )
   half = float(quantile * math.sqrt(variance * (1 + 1 / num_runs)))
   mean = float(values_RxE[:, i].mean())
-  return Expected(mean, mean - half, mean + half)
+  low, high = mean - half, mean + half
+  if metric in _LEAST_STD:
+    low, high = max(low, 0.0), min(high, 1.0)
+  return Expected(mean, low, high)
