@@ -22,10 +22,10 @@ def section(verdict: cards.Verdict) -> document.Section | document.Missing:
   seeds = len(card.runs)
   return document.Section(
     _HEADING,
-    f'{verdict.headline[:1].upper()}{verdict.headline[1:]}. Expected is what {seeds} runs of '
-    f'{card.name} with different seeds gave ({card.hardware}), with the '
-    'interval in which another run lies unless something is wrong: all numbers '
-    'at once, in 99 of 100 cases.',
+    f'{verdict.headline[:1].upper()}{verdict.headline[1:]}. Expected is what '
+    f'{seeds} runs of {card.name} with different seeds gave ({card.hardware}), '
+    'with the interval in which another run lies unless something is wrong: '
+    'all numbers at once, in 99 of 100 cases.',
     tables=(
       _table(_last(verdict.points), folded=''),
       _table(
