@@ -231,8 +231,9 @@ def _compare(
   metrics: Sequence[str],
   final: Mapping[str, float],
 ) -> tuple[Point, ...]:
-  # So many chances of a false alarm, counted before they are used.
-  count = sum(name in p for p in curve for name in metrics) + len(final)
+  # So many chances of a false alarm, counted before they are used. The few
+  # numbers of the last checkpoint, which say most, get half of them.
+  count = 2 * sum(name in p for p in curve for name in metrics)
   points = []
   for name in metrics:
     expected = expectation.by_epoch(card, name, num_comparisons=max(1, count))
@@ -242,7 +243,7 @@ def _compare(
           _point(name, row['epoch'], float(row[name]), expected[row['epoch']])
         )
   for name, value in final.items():
-    wanted = expectation.final(card, name, num_comparisons=count)
+    wanted = expectation.final(card, name, num_comparisons=2 * len(final))
     if wanted is not None:
       points.append(_point(name, None, value, wanted))
   return tuple(points)

@@ -22,9 +22,10 @@ def section(verdict: cards.Verdict) -> document.Section | document.Missing:
   seeds = len(card.runs)
   return document.Section(
     _HEADING,
-    f'{verdict.headline}. Expected is what {seeds} runs of {card.name} with '
-    f'other seeds gave ({card.hardware}): the interval in which another run '
-    'lies unless something is wrong, over all numbers in 99 of 100 cases.',
+    f'{verdict.headline[:1].upper()}{verdict.headline[1:]}. Expected is what '
+    f'{seeds} runs of {card.name} with different seeds gave ({card.hardware}), '
+    'with the interval in which another run lies unless something is wrong: '
+    'all numbers at once, in 99 of 100 cases.',
     tables=(
       _table(_last(verdict.points), folded=''),
       _table(
