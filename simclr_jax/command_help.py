@@ -180,7 +180,7 @@ def _absl_flags() -> list[Flag]:
   ]
   groups = [OWN_GROUP, *GROUPS.values()]
   for flag in [f for f in known if f.kind == 'config' and f.name != 'config']:
-    known += _section_fields(flag, values[flag.name].value)
+    known += _section_fields(flag, values[flag.name].value or {})
   known.sort(
     key=lambda flag: groups.index(flag.group) if flag.group in groups else 99
   )
