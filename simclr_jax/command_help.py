@@ -186,7 +186,7 @@ def _absl_flags(schema: type) -> list[Flag]:
   groups = [OWN_GROUP, *GROUPS.values()]
   for flag in [f for f in known if f.kind == 'config']:
     if flag.name != 'config':
-      known += _section_fields(flag, values[flag.name].value)
+      known += _section_fields(flag, values[flag.name].value or {})
       continue
     fields = dict.fromkeys(config_fields(schema), '')
     known += _section_fields(flag, fields)

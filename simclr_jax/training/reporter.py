@@ -23,6 +23,8 @@ from simclr_jax.training.saver import Saver
 # Of a metric line where config.train.on_non_finite is 'skip': skipped steps of
 # the whole run, and those up to this step without a finite one between.
 _SKIPPED, _IN_A_ROW = 'skipped_steps', 'skipped_in_a_row'
+# A terminal has room for a bar and two numbers; metrics.jsonl has all.
+_ON_THE_BAR = ('loss', 'contrast_acc')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +173,8 @@ class Reporter:
       if not progress_bar.shown():
         logging.info('%s', report.line(metrics))
     if progress_bar.shown():
-      self._move(step, progress_lib.format_metrics(metrics) if due else '')
+      few = {name: metrics[name] for name in _ON_THE_BAR if name in metrics}
+      self._move(step, progress_lib.format_metrics(few) if due else '')
 
   def _move(self, step: int, note: str) -> None:
     if self._bar is None:
