@@ -10,7 +10,8 @@ Presets:
           times its rate, 0.05 * sqrt(B), in batches of 64 for 1000 steps; every
           label is trained on and the last step counts. The rate was chosen on
           a holdout of scikit-learn's digits (0.005, 0.02, 0.05, 0.2 in 400
-          steps): v2's is meant for ImageNet. Start here.
+          steps): v2's is meant for ImageNet. Lower it if the loss rises
+          above the logarithm of the number of classes. Start here.
   early   The same for at most 4000 steps; a fifth of the labels chooses the
           step and stops early. Where there are hundreds of labels.
   strong  'plain' with RandAugment(2, 9), mixup 0.2 and label smoothing 0.1

@@ -81,7 +81,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def mesh():
-  return mesh_lib.make_mesh(jax.devices()[:2])
+  return mesh_lib.make_mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')
