@@ -104,6 +104,8 @@ def make_run(events, *, bad=None, train=None, diagnostics_every=0):
     mesh=mesh_lib.make_mesh(jax.devices()[:1]),
     source=types.SimpleNamespace(example_id=str),
     objective=types.SimpleNamespace(name='fake', num_views=2),
+    about={},
+    loss_rows=None,
     train_step=lambda: train_step,
   )
 

@@ -178,6 +178,8 @@ def make_run(config, *, on_step):
     mesh=mesh,
     source=types.SimpleNamespace(example_id=str),
     objective=types.SimpleNamespace(name='fake', num_views=2),
+    about={},
+    loss_rows=None,
     train_step=lambda: train_step,
     init_state=lambda: make_state(0),
     abstract_state=abstract,
