@@ -11,6 +11,7 @@ import types
 from typing import Any
 
 from simclr_jax import config as config_lib
+from simclr_jax.finetuning import config as finetuning_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG = re.compile(r'--config=(\S+)')
@@ -43,6 +44,15 @@ def differences(config: Any) -> dict[str, Any]:
 
   walk(config_lib.to_dict(config), config_lib.to_dict(type(config)()), '')
   return found
+
+
+def fields_page(config: Any) -> str:
+  """The page of the fields of a config, below docs/reference."""
+  return {
+    config_lib.Config: 'config.md',
+    finetuning_config.FinetuneConfig: 'config_finetune.md',
+    finetuning_config.DistillConfig: 'config_distill.md',
+  }[type(config)]
 
 
 def measured() -> dict[str, list[str]]:
@@ -96,7 +106,7 @@ def page(introduction: str) -> str:
         '',
         f'### {name}:{preset}',
         '',
-        'What differs from the [defaults](reference/config.md):',
+        f'What differs from the [defaults](reference/{fields_page(config)}):',
         '',
         '| field | value |',
         '|---|---|',

@@ -48,8 +48,10 @@ SMALL = (
   '--config.train.duration=2 steps',
   '--config.optim.warmup=0 steps',
   '--config.eval.batch_size=16',
-  '--config.probe.epochs=2',
+  '--config.probe.epochs=5',
   '--config.probe.batch_size=8',
+  # Features of a network of two steps are of any size.
+  '--config.probe.standardize=True',
   '--config.probe.num_bootstrap=50',
   '--config.knn.num_bootstrap=50',
 )

@@ -10,6 +10,7 @@ import re
 from docs_site import recipes_page
 from simclr_jax import config as config_lib
 from simclr_jax import losses
+from simclr_jax.finetuning import config as finetuning_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -18,8 +19,13 @@ def test_every_golden_config_is_shown_and_rebuilt_from_its_differences():
   page = recipes_page.page('# Recipes')
   golden = sorted((ROOT / 'tests/golden_configs').glob('*.txt'))
   assert golden
-  defaults = config_lib.to_dict(config_lib.Config())
+  schemas = {
+    'finetune': finetuning_config.FinetuneConfig,
+    'distill': finetuning_config.DistillConfig,
+  }
   for path in golden:
+    schema = schemas.get(path.stem.split('.')[0], config_lib.Config)
+    defaults = config_lib.to_dict(schema())
     file, preset = path.stem.split('.')[-2:]
     (title,) = re.findall(
       rf'^### (configs/\S*{file}\.py:{preset})$', page, re.M
