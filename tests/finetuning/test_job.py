@@ -16,6 +16,7 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax import models
 from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.exporters import network, torch_form
 from simclr_jax.finetuning import config as finetune_lib
 from simclr_jax.finetuning import distillation, job, report
 from simclr_jax.training import checkpoint
@@ -159,6 +160,13 @@ def test_accuracy_is_that_of_the_saved_network_with_frozen_batch_norm(
     np.asarray(outputs.head_layers[1]) @ head['kernel'] + head['bias'],
     atol=1e-4,
   )
+  # An export knows it too, and a format that cannot hold it says so.
+  exported = network.make_network(loaded, outputs=('h', 'logits'))
+  np.testing.assert_allclose(
+    exported.features(images)['logits'], outputs.logits, atol=1e-4
+  )
+  with pytest.raises(ValueError, match='its classifier reads h, here layer 1'):
+    torch_form.check(exported, name='torchvision', depths=(18,))
   old, new = start.variables['params'], loaded.variables['params']
   for path, moved in (
     (('backbone', 'conv1', 'kernel'), True),
