@@ -179,7 +179,7 @@ class Reporter:
   def _move(self, step: int, note: str) -> None:
     if self._bar is None:
       self._bar = progress_bar.ProgressBar(
-        'Pretraining',
+        'Training',
         self._run.resolved.total_steps,
         unit='steps',
         start=self._start,

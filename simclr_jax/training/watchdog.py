@@ -23,8 +23,8 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 class Watchdog:
   """Calls `on_stall` in a thread of its own if `beat` stays away too long.
 
-  A context manager for the main thread. It counts from the first beat, so that
-  compiling is not counted, and not while `paused`.
+  A context manager for the main thread, one run after the other. It counts from
+  the first beat, so that compiling is not counted, and not while `paused`.
   """
 
   def __init__(
@@ -48,9 +48,14 @@ class Watchdog:
     self._stop = threading.Event()
 
   def __enter__(self) -> Watchdog:
+    # Of its own for each run: that of the run before has been set.
+    self._stop = threading.Event()
+    self._is_counting, self._waited = False, 0.0
     if self._timeout and self._on_stall is not None:
       self._main = threading.get_ident()
-      threading.Thread(target=self._watch, daemon=True, name='watchdog').start()
+      threading.Thread(
+        target=self._watch, args=(self._stop,), daemon=True, name='watchdog'
+      ).start()
     return self
 
   def __exit__(self, *unused: object) -> None:
@@ -71,10 +76,10 @@ class Watchdog:
       self._waited = 0.0
       self._is_counting = counting
 
-  def _watch(self) -> None:
+  def _watch(self, stop: threading.Event) -> None:
     pause = min(1.0, self._timeout / 5)
     before = time.monotonic()
-    while not self._stop.wait(pause):
+    while not stop.wait(pause):
       now = time.monotonic()
       # At most two pauses: while this process was stopped (Ctrl-Z) or its host
       # asleep, nothing was to be expected of it.

@@ -30,6 +30,18 @@ def test_only_steps_are_timed():
   assert told.empty()
 
 
+def test_watches_the_next_run_too():
+  told = queue.Queue()
+  watchdog = watchdog_lib.Watchdog(0.3, on_stall=told.put)
+  with watchdog:
+    watchdog.beat()
+  with watchdog:
+    time.sleep(0.7)  # compiles: the beats of the run before do not count
+    assert told.empty()
+    watchdog.beat()
+    assert told.get(timeout=30).startswith('no step has ended for 0.3 s')
+
+
 def test_off():
   with watchdog_lib.Watchdog() as watchdog:
     watchdog.beat()
