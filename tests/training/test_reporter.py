@@ -245,7 +245,7 @@ def test_a_bar_instead_of_lines_on_a_terminal(
     assert len(lines) == TOTAL and not moved
     return
   assert not lines
-  assert moved[0] == ('Pretraining', TOTAL, 'steps', 0)
+  assert moved[0] == ('Training', TOTAL, 'steps', 0)
   assert [done for done, _ in moved[1:-1]] == list(range(1, TOTAL + 1))
   assert moved[1][1] == 'loss 1'
   assert moved[-1] == 'closed'
