@@ -10,7 +10,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.finetuning import config as finetune_lib
-from simclr_jax.finetuning import derive, distillation
+from simclr_jax.finetuning import derive, student_data
 
 BASE = config_lib.replace(
   config_lib.Config(),
@@ -45,7 +45,7 @@ def open_folder(root, workdir, *, classes=('cat', 'dog'), **changes):
     **changes,
   )
   derived = derive.distill_config(BASE, config)
-  return distillation.open_pictures(teacher, derived, config, workdir=workdir)
+  return student_data.open_pictures(teacher, derived, config, workdir=workdir)
 
 
 @pytest.fixture
