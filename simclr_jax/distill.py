@@ -8,9 +8,11 @@
 holdout chose is taken (--step says otherwise). Pictures are those of the
 teacher's training split, or others (--config.data); labels are read only where
 --config.labelled_weight gives them a share of the loss. Prints a table and
-writes WORKDIR/distill.json; WORKDIR is a checkpoint that other commands read.
+writes WORKDIR/distill.json; WORKDIR is a checkpoint that other commands read:
+with --step=best where a holdout chose the step (--config.use_holdout).
 
-The same command again resumes. SIGTERM and Ctrl-C end it with a checkpoint.
+The same command again resumes. While it trains, SIGTERM and Ctrl-C end it with
+a checkpoint.
 
 Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 69
 another process was lost, 75 stopped by a signal after saving.

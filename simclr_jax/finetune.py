@@ -10,9 +10,12 @@ says which labels (--config.labels), how long and how fast, and from which layer
 of the projection head on (--config.head_layer). `scratch` trains the same
 network from its initialisation, `frozen` is a linear probe of the encoder, both
 on the same labels. Prints a table and writes WORKDIR/finetune.json; WORKDIR is
-a checkpoint that other commands read. The test split is used once.
+a checkpoint that other commands read: with --step=best where a holdout chose
+the step (--config.labels.holdout_fraction), else they take the newest. The test
+split is used once.
 
-The same command again resumes. SIGTERM and Ctrl-C end it with a checkpoint.
+The same command again resumes. While it trains, SIGTERM and Ctrl-C end it with
+a checkpoint.
 
 Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 69
 another process was lost, 75 stopped by a signal after saving.

@@ -24,12 +24,14 @@ class TinyModel(nn.Module):
     param_dtype: Of parameters and activations.
     width: Of the first convolution.
     num_classes: Of the online head.
+    detach_classifier: As of the real model: whether it trains nothing else.
   """
 
   kind: str
   param_dtype: Any = jnp.float64
   width: int = 4
   num_classes: int = 3
+  detach_classifier: bool = True
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
@@ -48,7 +50,7 @@ class TinyModel(nn.Module):
     z = nn.Dense(5, param_dtype=dtype, dtype=dtype, name='head')(h)
     logits = nn.Dense(
       self.num_classes, param_dtype=dtype, dtype=dtype, name='online_head'
-    )(jax.lax.stop_gradient(h))
+    )(jax.lax.stop_gradient(h) if self.detach_classifier else h)
     # As in the real model, outputs that no loss reads.
     return Outputs(h, z, logits, (h, z))
 

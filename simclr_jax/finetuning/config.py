@@ -154,8 +154,8 @@ class FinetuneConfig(StageConfig):
 
   Attributes:
     head_layer: Output of the projection head that the classifier reads; 0 is h
-      (the head is dropped), 1 keeps its first layer (SimCLR v2, where labels
-      are few).
+      (the head is not read), 1 trains its first layer on (SimCLR v2, where
+      labels are few).
     classifier_init: 'zeros' (official zero_init_logits_layer) or 'normal' (std
       0.01).
     label_smoothing: Share of the target spread over all classes, in [0, 1).

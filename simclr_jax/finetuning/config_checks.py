@@ -136,17 +136,27 @@ def _check_patience(
 
 def _shared_problems(config: Any, unreadable: Sequence[str]) -> list[str]:
   """Of `optim` and `train`."""
+  # Its objective is none of these: what is said of it has to be said here.
+  train, is_plain = config.train, config.train.accumulation == 'plain'
+  if is_plain:
+    train = dataclasses.replace(train, accumulation='exact')
   stand_in = dataclasses.replace(
     config_lib.Config(),
     data=config_lib.DataConfig(source='digits'),
     optim=config.optim,
-    train=config.train,
+    train=train,
   )
   problems = [
     problem
     for problem in config_checks.find_problems(stand_in, unreadable=unreadable)
     if problem.startswith(tuple(f'config.{name}.' for name in _SHARED))
   ]
+  if is_plain:
+    problems.append(
+      "config.train.accumulation = 'plain': the parts of a batch would count "
+      "alike however many labels each of them has; use 'exact', the loss of "
+      'the whole batch'
+    )
   if (
     config.train.diagnostics_every != '0 steps'
     and 'train.diagnostics_every' not in unreadable

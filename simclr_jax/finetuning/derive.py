@@ -40,6 +40,7 @@ def finetune_config(
   Raises:
     ValueError: Listing what does not fit together.
   """
+  _check_head(base.model, stage.head_layer)
   model = dataclasses.replace(base.model, classifier_layer=stage.head_layer)
   holdout = stage.labels.holdout_fraction > 0
   return _derive(base, stage, model=model, has_holdout=holdout)
@@ -58,6 +59,20 @@ def distill_config(
     teacher.model, head='none', classifier_layer=0, **given
   )
   return _derive(teacher, stage, model=model, has_holdout=stage.use_holdout)
+
+
+def _check_head(model: config_lib.ModelConfig, layer: int) -> None:
+  """Refuses a layer that the projection head lacks."""
+  layers = {'none': 0, 'linear': 1}.get(model.head, model.head_layers)
+  if layer <= layers:
+    return
+  has = f'{layers} layer{"s" if layers > 1 else ""}; at most that, 0 reads h'
+  if not layers:
+    has = 'none (as an imported backbone); 0 reads h'
+  raise ValueError(
+    f'config.head_layer = {layer}: the projection head of the checkpoint has '
+    f'{has}'
+  )
 
 
 def holds_out(config: config_lib.Config) -> bool:
@@ -111,6 +126,9 @@ def _data(
       augment_on='host',
       **{name: getattr(fresh, name) for name in _OF_A_SOURCE},
     )
+  if given.get('augment_on', base.augment_on) != 'device':
+    # A canvas is of views that the device makes; no stage can change it.
+    given['canvas_size'] = 0
   return dataclasses.replace(base, **given)
 
 

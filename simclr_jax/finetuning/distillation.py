@@ -17,20 +17,17 @@ from absl import logging
 from etils import epath
 import jax
 from jax.sharding import Mesh
-import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import processes
-from simclr_jax.data import part
-from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
-from simclr_jax.evaluation import features as features_lib
 from simclr_jax.finetuning import (
   derive,
   judging,
   objective,
   report,
   stage,
+  student_data,
 )
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning import teacher as teacher_lib
@@ -41,22 +38,6 @@ from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
 RESULT = 'distill.json'
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-  """What a student is trained, chosen and judged on.
-
-  Attributes:
-    train: Without the teacher's holdout; a label only where the teacher had
-      one and the loss reads it.
-    holdout: The teacher's; None where it is not used.
-    test: Test split.
-  """
-
-  train: Source
-  holdout: Source | None
-  test: Source
 
 
 def distill(
@@ -88,7 +69,9 @@ def distill(
     teacher = teacher_lib.open_teacher(loaded)
     derived = derive.distill_config(teacher.config, config)
     report.check_workdir(folder, loaded)
-    pictures = open_pictures(teacher, derived, config, workdir=folder)
+    pictures = student_data.open_pictures(
+      teacher, derived, config, workdir=folder
+    )
   stage.check_same_data(
     {'training data': pictures.train, 'test data': pictures.test}
   )
@@ -99,8 +82,17 @@ def distill(
     input_form=encoder_lib.InputForm(),
     mesh=mesh,
   )
+  # Arrays for all processes are made by a collective: none within `together`.
+  extend_fn = _make_extend_fn(teacher, mesh)
   with processes.together():
-    run = _make_run(teacher, derived, config, pictures=pictures, mesh=mesh)
+    run = _make_run(
+      teacher,
+      derived,
+      config,
+      pictures=pictures,
+      mesh=mesh,
+      extend_fn=extend_fn,
+    )
   student = stage.train(
     run,
     folder,
@@ -140,47 +132,6 @@ def distill(
   )
 
 
-def open_pictures(
-  teacher: Teacher,
-  derived: config_lib.Config,
-  config: DistillConfig,
-  *,
-  workdir: epath.Path,
-) -> Pictures:
-  """Unlabelled pictures, and those of the teacher's labels that are used.
-
-  Raises:
-    ValueError: If labels are to be used and these are not the pictures that the
-      teacher's labels belong to, or the splits have pictures in common.
-  """
-  train, test = stage.open_splits(derived, workdir)
-  named = dataclasses.replace(
-    train,
-    num_classes=teacher.num_classes,
-    class_names=tuple(teacher.loaded.passport['data'].get('class_names', ())),
-  )
-  features_lib.check_sources(named, test)
-  rows, holdout = np.arange(train.num_examples), None
-  shown = np.zeros(0, np.int64)
-  if config.labelled_weight > 0 or config.use_holdout:
-    found = teacher_lib.find_labels(teacher, train, workdir)
-    if config.use_holdout and found.holdout is None:
-      raise ValueError(
-        'config.use_holdout = True: the teacher was fine-tuned without a '
-        'holdout (its labels.holdout_fraction was 0); every label that it has '
-        'not trained on is in the test split. Leave it False'
-      )
-    holdout = found.holdout if config.use_holdout else None
-    rows = np.setdiff1d(rows, found.holdout_rows, assume_unique=True)
-    if config.labelled_weight > 0:
-      shown = np.searchsorted(rows, found.fit_rows)
-  if len(rows) < train.num_examples:
-    named = part.take(named, rows, name='without the holdout')
-  return Pictures(
-    train=part.hide_labels(named, shown), holdout=holdout, test=test
-  )
-
-
 def _judge(teacher: Teacher, mesh: Mesh) -> judging.Judge:
   return judging.Judge(
     teacher.config,
@@ -195,8 +146,9 @@ def _make_run(
   derived: config_lib.Config,
   config: DistillConfig,
   *,
-  pictures: Pictures,
+  pictures: student_data.Pictures,
   mesh: Mesh,
+  extend_fn: mesh_lib.FinishFn,
 ) -> run_lib.EncoderRun:
   loaded = teacher.loaded
   model, old = derived.model, teacher.config.model
@@ -238,7 +190,7 @@ def _make_run(
       ('student', form),
       ('mixing', objective.describe_mixing(config.augment)),
     ),
-    extend_batch_fn=_make_extend_fn(teacher, mesh),
+    extend_batch_fn=extend_fn,
   )
 
 

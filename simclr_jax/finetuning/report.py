@@ -130,4 +130,10 @@ def format_table(report: Report) -> str:
     f'On {first["num_images"]:,} test images, with 95 % intervals over them; '
     f'the commonest class alone gives {first["majority"]:.1%}.'
   )
+  text += [
+    f'The holdout chose step {row["step"]} of {row["workdir"]}: other commands '
+    'need --step=best, else they take the newest.'
+    for row in report['rows']
+    if row['holdout_top1'] is not None and row['kind'] != 'teacher'
+  ]
   return '\n'.join(text)

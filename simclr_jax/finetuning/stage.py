@@ -14,7 +14,6 @@ from simclr_jax import config as config_lib
 from simclr_jax import data, processes
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
-from simclr_jax.evaluation import features as features_lib
 from simclr_jax.finetuning import derive, judging
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.config import StageConfig
@@ -64,9 +63,19 @@ class Row:
 
 
 def open_splits(
-  config: config_lib.Config, workdir: epath.PathLike
+  config: config_lib.Config,
+  workdir: epath.PathLike,
+  *,
+  train_data: config_lib.DataConfig | None = None,
+  test_data: config_lib.DataConfig | None = None,
 ) -> tuple[Source, Source]:
   """(training, test) split of a derived config.
+
+  Args:
+    config: Its data section names the splits.
+    workdir: See `data.make_source`.
+    train_data: How the one is opened; default: as the config says.
+    test_data: How the other is.
 
   Raises:
     ValueError: If there is no test split.
@@ -77,8 +86,11 @@ def open_splits(
       'say nothing; name a held-out split with --config.data.test_split'
     )
   train, test = (
-    data.make_source(config.data, split, workdir=workdir)
-    for split in (config.data.train_split, config.data.test_split)
+    data.make_source(how or config.data, split, workdir=workdir)
+    for how, split in (
+      (train_data, config.data.train_split),
+      (test_data, config.data.test_split),
+    )
   )
   return train, test
 
@@ -172,14 +184,12 @@ def check_same_data(sources: Mapping[str, Source]) -> None:
 def _make_evaluate_fn(judge: judging.Judge, holdout: Source) -> loop.EvaluateFn:
   def evaluate(
     run: training_run.Run, state: TrainState, stop_fn: Callable[[], bool]
-  ) -> Mapping[str, float] | None:
+  ) -> Mapping[str, float]:
+    # Obeyed after the judgement: a step that is saved without its score could
+    # never be chosen, and a resumed run would choose another one.
+    del stop_fn
     variables = {'params': state.params, 'batch_stats': state.model_state}
-    try:
-      found = judge.accuracy(
-        variables, holdout, num_bootstrap=1, stop_fn=stop_fn
-      )
-    except features_lib.GivenUp:
-      return None
+    found = judge.accuracy(variables, holdout, num_bootstrap=1)
     nll = math.inf if found.nll is None else found.nll
     return {derive.HOLDOUT_METRIC: found.top1, 'holdout_nll': nll}
 

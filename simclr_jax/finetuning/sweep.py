@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import datetime
 import json
@@ -71,12 +71,18 @@ def sweep(
     report.check_workdir(folder, start)
     base = passport_lib.config_from_passport(start.passport, where=start.path)
     derived = derive.finetune_config(base, config)
-    train, _ = stage.open_splits(derived, folder)
+    train, test = stage.open_splits(derived, folder)
   points, total, num_trained = [], len(budgets) * seeds, 0
   for number, (budget, seed) in enumerate(_all(budgets, seeds)):
     place = folder / budget.folder / f'seed{seed}'
     mine = _configured(config, train, budget, seed, mesh=mesh)
-    found = _finished(place, mine, start, methods)
+    found = _finished(
+      place,
+      mine,
+      start,
+      methods=methods,
+      sources={'train': train, 'test': test},
+    )
     if found is None:
       num_trained += 1
       found = job.finetune(
@@ -159,26 +165,34 @@ def _finished(
   place: epath.Path,
   config: FinetuneConfig,
   start: checkpoint.LoadedEncoder,
+  *,
   methods: Sequence[str],
+  sources: Mapping[str, Source],
 ) -> report.Report | None:
   """A result that is there already and is of exactly this."""
   found: report.Report | None = None
   with processes.together():
     path = place / job.RESULT
-    if path.exists():
+    if jax.process_index() == 0 and path.exists():
       try:
         found = json.loads(path.read_text())
       except ValueError:
         logging.warning('%s is no JSON and is made anew', path)
+  # A shared disk may not show the file to all of them yet.
+  found = processes.from_first(found)
   wanted = json.loads(json.dumps(config_lib.to_dict(config)))
   is_same = (
     found is not None
     and found.get('config') == wanted
     and found.get('encoder_fingerprint') == start.fingerprint
     and [row['kind'] for row in found['rows']] == list(methods)
+    and all(
+      found['data'][name].get('fingerprint') == source.fingerprint
+      for name, source in sources.items()
+    )
   )
-  (is_same,) = processes.from_first([is_same])
-  return found if is_same else None
+  # One that would train alone would wait for the others for ever.
+  return found if all(processes.gather(is_same)) else None
 
 
 def _write(
@@ -260,6 +274,12 @@ def format_table(found: report.Report) -> str:
     f'seed{"s" if seeds > 1 else ""} (labels and order); the commonest class '
     f'alone gives {found["majority"]:.1%}.'
   )
+  budgets = {row['budget'] for row in found['summary']}
+  if seeds > 1 and job.FROZEN in methods and 'all' in budgets:
+    text.append(
+      'With all labels the linear probe is the same run for every seed: its '
+      'spread there says nothing about labels or order.'
+    )
   return '\n'.join(text)
 
 

@@ -53,13 +53,18 @@ class Patience:
       return
     value = float(values[self._stopping.metric])
     best = self.memory.get(_BEST)
+    if value == best:
+      # The newest of equals, as 'best' of the checkpoints; but no better one,
+      # else a metric that cannot rise would never end a run.
+      self.memory = {**self.memory, _BEST_STEP: float(step)}
     if best is None or value > best:
       self.memory = {_BEST: value, _BEST_STEP: float(step), _SINCE: 0.0}
       return
     self.memory = {**self.memory, _SINCE: self.memory[_SINCE] + 1}
     if self.exhausted:
       logging.info(
-        'early stopping: %s was best (%.4f) at step %d, %d evaluations ago',
+        'early stopping: %s was best (%.4f) at step %d; %d evaluations in a '
+        'row brought no better one',
         self._stopping.metric,
         best,
         int(self.memory[_BEST_STEP]),

@@ -98,7 +98,7 @@ ROWS = [
     'finetune: a layer that the head has not',
     'finetune',
     _given('--config.head_layer=3'),
-    'config.model.classifier_layer = 3: the projection head has 1 layers',
+    'config.head_layer = 3: the projection head of the checkpoint has 1 layer',
   ),
   Row(
     'finetune: the test split is the training split',

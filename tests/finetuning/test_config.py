@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
+import re
+import runpy
 
 import pytest
 
@@ -19,6 +22,7 @@ from simclr_jax.finetuning.config import (
   StudentConfig,
 )
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 FINETUNE = [
   ('seed', -1),
   ('head_layer', 5),
@@ -179,8 +183,49 @@ def test_another_source_takes_nothing_of_the_old_one():
 
 
 def test_the_head_must_have_the_layer():
-  with pytest.raises(ValueError, match='config.model.classifier_layer = 4'):
+  with pytest.raises(ValueError, match=r'config\.head_layer = 4: .* 3 layers'):
     derive.finetune_config(BASE, FinetuneConfig(head_layer=4))
+  imported = config_lib.replace(BASE, model={'head': 'none'})
+  with pytest.raises(ValueError, match=r'config\.head_layer = 1: .* none'):
+    derive.finetune_config(imported, FinetuneConfig(head_layer=1))
+  derive.finetune_config(imported, FinetuneConfig(head_layer=0))
+
+
+def test_a_canvas_stays_on_the_device_alone():
+  device = config_lib.replace(
+    BASE, data={'augment_on': 'device', 'canvas_size': 64}
+  )
+  assert derive.finetune_config(device, FinetuneConfig()).data == device.data
+  host = FinetuneConfig(
+    data=DataChanges(augment_on='host'),
+    augment=AugmentChanges(randaugment_layers=2),
+  )
+  assert derive.finetune_config(device, host).data.canvas_size == 0
+
+
+@pytest.mark.parametrize(
+  'read', [finetune_lib.read_finetune, finetune_lib.read_distill]
+)
+def test_plain_accumulation_is_refused_for_its_own_reason(read):
+  (line,) = problems(read, {'train': {'accumulation': 'plain'}})
+  assert "config.train.accumulation = 'plain': " in line
+  assert 'labels' in line and 'simclr' not in line
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/guides/few_labels.md'])
+def test_the_documented_teacher_has_the_holdout_that_its_student_wants(page):
+  found = {}
+  for block in re.findall(r'```\n(.*?)```', (ROOT / page).read_text(), re.S):
+    for line in block.replace('\\\n', ' ').splitlines():
+      for name in ('finetune', 'distill'):
+        if f'simclr_jax.{name} ' in line:
+          path = re.search(r'--config=(\S+?)\.py(?::(\w+))?', line)
+          presets = runpy.run_path(str(ROOT / f'{path[1]}.py'))['PRESETS']
+          found[name] = line, presets[path[2] or next(iter(presets))]
+  (finetune, teacher), (distill, student) = found['finetune'], found['distill']
+  assert '--workdir=runs/mine_ft ' in finetune
+  assert '--checkpoint=runs/mine_ft ' in distill
+  assert student.use_holdout and teacher.labels.holdout_fraction > 0
 
 
 def test_the_students_network():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import models
+from simclr_jax import models, processes
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.exporters import network, torch_form
 from simclr_jax.finetuning import config as finetune_lib
-from simclr_jax.finetuning import distillation, job, report
+from simclr_jax.finetuning import distillation, job, judging, report
+from simclr_jax.finetuning import stage as stage_lib
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import passport as passport_lib
@@ -113,6 +115,10 @@ def test_the_table_has_every_method_on_the_same_labels(finished):
     assert accuracy['num_images'] == 120 and row['num_labels'] == 200
   text = report.format_table(found)
   assert 'fine-tuned' in text and 'linear probe' in text
+  step = found['rows'][0]['step']
+  assert f'chose step {step} of {workdir}: other commands need --step=best' in (
+    text
+  )
 
 
 def test_the_holdout_chose_the_step(finished):
@@ -223,6 +229,54 @@ def test_stopped_and_resumed_is_bit_equal(
   }
 
 
+def test_stopped_while_it_judges_the_same_step_is_chosen(
+  finished, start, mesh, tmp_path, monkeypatch
+):
+  chosen, accuracy = finished[1]['rows'][0]['step'], judging.Judge.accuracy
+  judged = []
+
+  def accuracy_and_stop(self, variables, source, **how):
+    judged.append(source.num_examples)
+    if judged.count(40) == chosen // 4 and judged[-1] == 40:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return accuracy(self, variables, source, **how)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(judging.Judge, 'accuracy', accuracy_and_stop)
+    found = job.finetune(STAGE, start, workdir=tmp_path, mesh=mesh)
+  assert judged.count(40) == chosen // 4  # It was stopped there.
+  metrics = checkpoint.load_encoder(tmp_path, step=chosen).passport['metrics']
+  assert metrics['holdout_top1'] == finished[1]['rows'][0]['holdout_top1']
+  if found is None:
+    found = job.finetune(STAGE, start, workdir=tmp_path, mesh=mesh)
+  assert found['rows'][0] == {
+    **finished[1]['rows'][0],
+    'workdir': str(tmp_path),
+  }
+
+
+def test_ends_early_at_the_newest_of_equal_steps(
+  finished, start, mesh, tmp_path, monkeypatch
+):
+  impatient = dataclasses.replace(STAGE, patience=1)
+  judged = []
+
+  def make_evaluate_fn(judge, holdout):
+    def evaluate(run, state, stop_fn):
+      judged.append(int(state.step))
+      return {'holdout_top1': 0.5, 'holdout_nll': 1.0}
+
+    return evaluate
+
+  monkeypatch.setattr(stage_lib, '_make_evaluate_fn', make_evaluate_fn)
+  found = job.finetune(impatient, start, workdir=tmp_path, mesh=mesh)
+  assert judged == [4, 8] and found['rows'][0]['step'] == 8
+  loaded = checkpoint.load_encoder(tmp_path)
+  assert (loaded.step, loaded.passport['metrics']['best_step']) == (8, 8)
+  again = job.finetune(impatient, start, workdir=tmp_path, mesh=mesh)
+  assert judged == [4, 8] and again['rows'] == found['rows']
+
+
 @pytest.mark.parametrize(
   'change,said',
   [
@@ -251,7 +305,25 @@ def test_the_encoders_own_workdir_is_refused(start, mesh):
     job.finetune(STAGE, start, workdir=workdir, mesh=mesh)
 
 
-def test_a_student_learns_from_the_teacher(finished, mesh, tmp_path):
+def test_a_student_learns_from_the_teacher(
+  finished, mesh, tmp_path, monkeypatch
+):
+  open_blocks = []
+
+  @contextlib.contextmanager
+  def together():
+    open_blocks.append(1)
+    yield
+    open_blocks.pop()
+
+  make_extend_fn = distillation._make_extend_fn
+
+  def outside(*args):
+    assert not open_blocks  # With several processes it is a collective.
+    return make_extend_fn(*args)
+
+  monkeypatch.setattr(processes, 'together', together)
+  monkeypatch.setattr(distillation, '_make_extend_fn', outside)
   teacher = checkpoint.load_encoder(finished[0], step='best')
   stage = finetune_lib.read_distill(
     {

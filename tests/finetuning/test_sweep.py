@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import data
+from simclr_jax import data, processes
 from simclr_jax.evaluation import plots
 from simclr_jax.finetuning import budgets, curve, job, sweep
 from simclr_jax.finetuning import config as finetune_lib
@@ -87,7 +87,15 @@ def runs(monkeypatch):
       'rows': rows,
       'config': json.loads(json.dumps(config_lib.to_dict(config))),
       'encoder_fingerprint': start.fingerprint,
-      'data': {'test': {'name': 'digits/test'}},
+      'data': {
+        name: {
+          'name': f'digits/{name}',
+          'fingerprint': data.make_source(
+            BASE.data, getattr(BASE.data, f'{name}_split')
+          ).fingerprint,
+        }
+        for name in ('train', 'test')
+      },
       'num_devices': 1,
       'software': {},
       'command': [],
@@ -143,6 +151,30 @@ def test_every_budget_and_seed_once_and_never_again(tmp_path, runs):
   changed = dataclasses.replace(STAGE, label_smoothing=0.1)
   with pytest.raises(FileExistsError):  # It would be trained, not reused.
     run_sweep(tmp_path, stage=changed)
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_numbers_of_other_pictures_are_not_taken(tmp_path, runs, name):
+  run_sweep(tmp_path, seeds=1)
+  file = tmp_path / 'labels_all' / 'seed0' / job.RESULT
+  found = json.loads(file.read_text())
+  found['data'][name]['fingerprint'] = 'of what lay there before'
+  file.write_text(json.dumps(found))
+  with pytest.raises(FileExistsError):
+    run_sweep(tmp_path, seeds=1)
+
+
+def test_what_one_process_cannot_reuse_all_train(tmp_path, runs, monkeypatch):
+  run_sweep(tmp_path, seeds=1)
+  monkeypatch.setattr(processes, 'gather', lambda mine: [mine, False])
+  with pytest.raises(FileExistsError):
+    run_sweep(tmp_path, seeds=1)
+
+
+def test_a_probe_of_all_labels_has_no_spread_to_speak_of(tmp_path, runs):
+  said = 'is the same run for every seed'
+  assert said in sweep.format_table(run_sweep(tmp_path / 'three'))
+  assert said not in sweep.format_table(run_sweep(tmp_path / 'one', seeds=1))
 
 
 def test_the_plot_shows_every_seed_and_the_mean(tmp_path, runs):

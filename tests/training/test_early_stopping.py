@@ -20,7 +20,7 @@ def test_stops_after_evaluations_without_a_better_one():
   assert patience.exhausted
   assert patience.memory == {
     'best_value': 0.5,
-    'best_step': 2.0,
+    'best_step': 3.0,  # But the newest of equals is the best checkpoint.
     'evaluations_since_best': 2.0,
   }
 
