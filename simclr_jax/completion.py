@@ -30,7 +30,7 @@ _SHARED = (
   'ml_collections.config_flags',
 )
 _SCRIPT = """\
-# Completion of simclr-jax; written by `simclr-jax completion {shell}`.
+# Completion of simclr-jax; written by `simclr-jax completion {kind}`.
 {prelude}_simclr_jax() {{
   local line=${{COMP_LINE:0:$COMP_POINT}} words= values= name value reply
   local cur=${{line##* }} command=
@@ -121,7 +121,7 @@ def script(shell: str, listing: Mapping[str, Mapping[str, Any]]) -> str:
   shells = ' '.join(s for s in SHELLS if s != 'json')
   cases.append(f"    {commands.COMPLETION}) words='{shells}' ;;")
   return _SCRIPT.format(
-    shell=shell,
+    kind=shell,
     prelude=_PRELUDES[shell],
     names=' '.join(names),
     cases='\n'.join(cases),

@@ -78,6 +78,7 @@ def test_there_are_many_and_each_has_its_name():
     'plan',
     'export',
     'import_checkpoint',
+    'probe_transforms',
     'finetune',
     'label_efficiency',
     'distill',

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import retrieval
+from benchmarks import retrieval_page
 
 RESULT = pathlib.Path(__file__).parents[2] / 'docs/results/retrieval_cpu'
 
@@ -16,7 +16,7 @@ def result():
 
 
 def test_page_is_generated(result):
-  page = retrieval.make_page(RESULT.name, result)
+  page = retrieval_page.make_page(RESULT.name, result)
   assert (RESULT / 'README.md').read_text() == page
 
 
