@@ -4,8 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
-# Two workers fit a small machine; files stay whole so that fixtures are shared.
-PYTEST_ARGS ?= -n 2 --dist loadfile --durations=20
+# Two workers fit a small machine; files stay whole so that fixtures are shared, and
+# in the order of tests/conftest.py.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 BIN := $(VENV)/bin
 # Stamps, so that nothing is installed again until a requirements file changes.

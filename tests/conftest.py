@@ -31,6 +31,30 @@ SHARED = pathlib.Path(
 )
 
 
+# What compiles or starts processes for longest, longest first: begun last, one of
+# them would keep one worker busy after the others have ended.
+SLOW_FILES = (
+  'training/test_golden_steps.py',
+  'training/test_processes_train.py',
+  'training/test_step.py',
+  'training/test_resume.py',
+  'models/test_golden_resnet.py',
+  'test_without_tensorflow.py',
+  'training/test_accumulation.py',
+  'test_code_blocks.py',
+  'finetuning/test_job.py',
+  'augmentation/test_device_views.py',
+  'evaluation/test_hosts.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Slow files first, the rest as it was."""
+  folder = pathlib.Path(__file__).resolve().parent
+  ranks = {folder / name: rank for rank, name in enumerate(SLOW_FILES)}
+  items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 @pytest.fixture(scope='module', autouse=True)
 def forget_programs():
   """Frees compiled programs: over all files they take gigabytes."""
