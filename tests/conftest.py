@@ -31,8 +31,8 @@ SHARED = pathlib.Path(
 )
 
 
-# What compiles or starts processes for longest, longest first: begun last, one of
-# them would keep one worker busy after the others have ended.
+# What compiles or starts processes for longest, longest first: begun last, one
+# of them would keep one worker busy after the others have ended.
 SLOW_FILES = (
   'training/test_golden_steps.py',
   'training/test_processes_train.py',
