@@ -124,5 +124,6 @@ def _write(
       json.dumps(comparison.to_json(), indent=2) + '\n'
     )
   file = folder / 'report.html'
-  file.write_text(page.render(made))
+  # Names of files and classes need not be valid text.
+  file.write_bytes(page.render(made).encode('utf-8', 'backslashreplace'))
   return file

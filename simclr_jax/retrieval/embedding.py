@@ -268,7 +268,13 @@ def relative(path: str, base: str) -> str:
 
 
 def _find_bad(part: Source, good: np.ndarray, *, base: str) -> list[shards.Bad]:
-  """Pictures that cannot be read or decoded."""
+  """Pictures that cannot be read or decoded.
+
+  Raises:
+    OSError, MemoryError: If it is not the picture that fails but the machine
+      (a disk, a mount, too many open files): the picture may be fine the next
+      time, and what is noted as bad here stays so.
+  """
   found = []
   for i in range(part.num_examples):
     try:
@@ -277,6 +283,10 @@ def _find_bad(part: Source, good: np.ndarray, *, base: str) -> list[shards.Bad]:
         plain_image.inspect(image)
     # Pillow's decoders raise nearly every built-in exception for damaged data.
     except Exception as error:
+      # Pillow's own OSErrors, of what is in a file, have no number.
+      is_system = isinstance(error, OSError) and error.errno is not None
+      if is_system or isinstance(error, MemoryError):
+        raise
       reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:500]
       path = relative(part.example_id(i), base)
       found.append(shards.Bad(int(good[i]), path, reason))

@@ -1,5 +1,6 @@
 """Every picture once, whatever happens; against the features of the probe."""
 
+import errno
 import json
 import os
 
@@ -204,6 +205,35 @@ def test_pictures_that_fail_only_when_read(
   np.testing.assert_allclose(found['h'], oracle.h[good], rtol=2e-4, atol=2e-5)
   # Continued, they are known.
   assert embed(workdir, 'run', tmp_path / 'e', shard_rows=30).bad == done.bad
+
+
+@pytest.mark.parametrize(
+  'error',
+  [OSError(errno.EIO, 'no'), FileNotFoundError(2, 'gone'), MemoryError()],
+)
+def test_what_the_machine_failed_to_read_is_no_bad_picture(
+  workdir, tmp_path, monkeypatch, error
+):
+  make = data.SOURCES['procedural']
+
+  def make_failing(*args, **kwargs):
+    source = make(*args, **kwargs)
+
+    def read(i):
+      if i == 50:
+        raise error
+      return source.read(i)
+
+    return embedding.dataclasses.replace(source, read=read)
+
+  with monkeypatch.context() as patch:
+    patch.setitem(data.SOURCES, 'procedural', make_failing)
+    with pytest.raises((OSError, MemoryError)):
+      embed(workdir, 'run', tmp_path / 'e', shard_rows=48)
+  assert not (tmp_path / 'e' / 'embeddings.json').exists()
+  # Once it can be read, nothing is missing.
+  done = embed(workdir, 'run', tmp_path / 'e', shard_rows=48)
+  assert (done.num_rows, done.bad) == (N, ())
 
 
 def test_embeddings_never_lie_among_what_is_embedded(workdir, tmp_path):
