@@ -86,8 +86,8 @@ class Verdict:
 def announce(verdict: Verdict) -> int:
   """Says how a run compares; the exit code of a command that was asked.
 
-  Each process has read the files of the run itself; what process 0 has seen, and
-  said, decides for all: on a network file system the others may be behind.
+  Each process has read the files of the run itself; what process 0 has seen,
+  and said, decides for all: on a network file system others may be behind.
   """
   if processes.own_index() == 0:
     if verdict.passed is None:
@@ -159,7 +159,8 @@ def check_recipe(
     if name not in final and any(name in run.final for run in found.runs):
       notes.append(
         f'{TITLES[name]} of the last checkpoint is not compared, there is no '
-        f'(readable) result: run simclr_jax.{_JUDGED[name]} --checkpoint={workdir} first'
+        f'(readable) result: run simclr_jax.{_JUDGED[name]} '
+        f'--checkpoint={workdir} first'
       )
   at_end = {name: final[name] for name in judged if name in final}
   points = _compare(found, curve, metrics, at_end)
