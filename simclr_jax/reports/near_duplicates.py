@@ -20,7 +20,7 @@ _COMMANDS = 'simclr_jax.embed and simclr_jax.duplicates'
 def section(
   run: RunData, judged: Judged
 ) -> document.Section | document.Missing:
-  """Groups of alike training pictures, in numbers and the closest in a sheet."""
+  """Groups of training pictures that are alike, and a sheet of the closest."""
   features = judged.features['checkpoint'].train
   total = len(features.h)
   if total < 2:
@@ -54,10 +54,10 @@ def section(
   return document.Section(
     _HEADING,
     f'Training pictures whose h is much closer than usual: by a cosine of '
-    f'{found.threshold:.5g} or more, a tenth of the distance that a picture '
-    'and its nearest other have in the middle. What such pictures share is for '
-    'an eye to judge: a copy, a frame of the same film, or only what this '
-    'encoder does not tell apart.',
+    f'{found.threshold:.5g} or more, a tenth of the median distance between a '
+    'picture and its nearest other. What such pictures share is for an eye to '
+    'judge: one may be a copy of the other, a frame of the same film, or only '
+    'what this encoder does not tell apart.',
     tables=(
       document.Table(
         (f'among {len(rows):,} pictures', ''),

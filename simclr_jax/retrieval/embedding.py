@@ -108,6 +108,10 @@ def embed(
   out = pathlib.Path(os.path.realpath(out))
   with processes.together():
     _check_out(out, found.config.data.path)
+    # One looks, before any process leaves its cache there.
+    if jax.process_index() == 0:
+      embedding_files.check_free(out)
+  with processes.together():
     source = data.make_source(found.config.data, found.split, workdir=out)
   space = spaces.make_space(
     loaded, mesh=mesh_lib.make_mesh(jax.local_devices()), kind=kind
