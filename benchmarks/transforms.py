@@ -10,7 +10,6 @@ network freshly initialised. Prints both tables; writes nothing in the workdir.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import tempfile
 from typing import Any
@@ -62,7 +61,7 @@ def measure(kind: str) -> dict[str, Any]:
     'test': subject.test.name,
     'num_train': subject.train.num_examples,
     'num_test': subject.test.num_examples,
-    'probe': dataclasses.asdict(subject.config.probe),
+    'probe': report['config']['probe'],
     'tasks': [
       task | {layer: {k: task[layer][k] for k in _KEPT} for layer in ('h', 'z')}
       for task in result['tasks']

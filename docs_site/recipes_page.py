@@ -11,6 +11,8 @@ import types
 from typing import Any
 
 from simclr_jax import config as config_lib
+from simclr_jax.cards import card as card_lib
+from simclr_jax.cards import expectation
 from simclr_jax.finetuning import config as finetuning_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -69,6 +71,46 @@ def measured() -> dict[str, list[str]]:
   return found
 
 
+def expected() -> list[tuple[card_lib.Card, list[str]]]:
+  """Measured cards, with Markdown of what their runs gave."""
+  return [(card, _card_lines(card)) for card in card_lib.load_all()]
+
+
+def _card_lines(card: card_lib.Card) -> list[str]:
+  rows = [
+    f'| {run.seed} | {run.curve[-1]["contrast_loss"]:.3f} | '
+    + ' | '.join(
+      f'{100 * run.final[name]:.1f} %' if name in run.final else '-'
+      for name in expectation.FINAL
+    )
+    + ' |'
+    for run in card.runs
+  ]
+  return [
+    '',
+    f'Expected, by {len(card.runs)} runs on {card.hardware}; `--check_recipe` '
+    'compares a run with them:',
+    '',
+    '| seed | contrast loss, last epoch | kNN | linear probe |',
+    '|---|---|---|---|',
+    *rows,
+  ]
+
+
+def _expected_of(
+  config: Any, cards: list[tuple[card_lib.Card, list[str]]]
+) -> list[str]:
+  """Lines of the card of a recipe; none where there is no such card."""
+  if not isinstance(config, config_lib.Config):
+    return []
+  return [
+    line
+    for card, lines in cards
+    if not card_lib.differences(card.config, config)
+    for line in lines
+  ]
+
+
 def _result_lines(result: dict[str, Any], *, page: str) -> list[str]:
   rows = [
     f'| {_KINDS.get(row["kind"], row["kind"])} | '
@@ -95,7 +137,7 @@ def _percent(score: dict[str, Any] | None) -> str:
 def page(introduction: str) -> str:
   """Markdown: docs/recipes.md as written by hand, then each file."""
   lines = [introduction.rstrip()]
-  results = measured()
+  results, cards = measured(), expected()
   for path in recipe_files():
     name = path.relative_to(ROOT).as_posix()
     module = _load(path)
@@ -112,6 +154,7 @@ def page(introduction: str) -> str:
         '|---|---|',
         *(f'| `{f}` | `{v!r}` |' for f, v in differences(config).items()),
         *results.get(f'{name}:{preset}', []),
+        *_expected_of(config, cards),
       ]
   return '\n'.join(lines) + '\n'
 

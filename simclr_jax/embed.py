@@ -16,7 +16,9 @@ command continues; every picture is embedded once. With several processes
 (--coordinator, or found by themselves) all need the same DIR.
 
 Exit codes: 0 done, 1 could not be written, 2 wrong input, 69 another process
-was lost, 75 stopped by a signal. After 1, 69 and 75 the same command continues.
+was lost, 75 stopped by a signal (of several processes the one that got it dies
+of it, and the others end with 69). After 1, 69 and 75 the same command
+continues.
 """
 
 from __future__ import annotations

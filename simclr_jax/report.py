@@ -11,7 +11,7 @@ cache. What a run does not hold is left out, and the page says so.
 recipe.
 
 Exit codes: 0 done (the run passes), 1 the run is not what its recipe is known
-to give, 2 wrong input, or no measured card.
+to give, 2 wrong input, or nothing to compare with.
 """
 
 from __future__ import annotations

@@ -168,8 +168,10 @@ def _search(embeddings: EmbeddingSet) -> None:
       f'{_INDEX.value} index of {len(embeddings):,} embeddings ({view.name})'
     )
     return
-  shown = None
+  shown, most = None, 0
   if _OUT.value:
+    # No more is drawn, and thumbnails of a whole set would fill the memory.
+    most = sheets.MAX_LINES[os.path.splitext(_OUT.value)[1].lower()]
     shown = pictures.SetPictures(embeddings, folder=_PICTURES.value)
   if _QUERY.value:
     queries = searching.queries_from_files(
@@ -178,7 +180,7 @@ def _search(embeddings: EmbeddingSet) -> None:
       output=view.output,
       checkpoint_path=_CHECKPOINT.value or '',
       loader=_LOADER.value or '',
-      show=shown is not None,
+      num_shown=most,
     )
   else:
     queries = searching.queries_from_rows(
@@ -186,6 +188,7 @@ def _search(embeddings: EmbeddingSet) -> None:
       embeddings,
       output=view.output,
       shown=shown,
+      num_shown=most,
     )
   answers = searching.answer(
     embeddings, view, index, queries=queries, k=_K.value
@@ -198,13 +201,17 @@ def _search(embeddings: EmbeddingSet) -> None:
       )
   if shown is not None:
     lines = searching.to_lines(
-      embeddings, shown, queries=queries, answers=answers
+      embeddings, shown, queries=queries, answers=answers[:most]
     )
-    _write_sheet(embeddings, view, lines)
+    _write_sheet(embeddings, view, lines, left_out=len(answers) - len(lines))
 
 
 def _write_sheet(
-  embeddings: EmbeddingSet, view: views.View, lines: list[sheets.Line]
+  embeddings: EmbeddingSet,
+  view: views.View,
+  lines: list[sheets.Line],
+  *,
+  left_out: int,
 ) -> None:
   name = embeddings.name
   framed = embeddings.identity.num_classes and _ROWS.value
@@ -218,9 +225,7 @@ def _write_sheet(
     + (' Blue: the same class; orange: another.' if framed else ''),
     lines=lines,
   )
-  most = sheets.MAX_LINES[os.path.splitext(path)[1].lower()]
-  left_out = len(lines) - most
-  more = f' (without the last {left_out} queries)' if left_out > 0 else ''
+  more = f' (without the last {left_out} queries)' if left_out else ''
   print(f'-> {path}{more}', file=sys.stderr)
 
 

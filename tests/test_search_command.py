@@ -10,6 +10,8 @@ from PIL import Image
 import pytest
 from sklearn import datasets
 
+from simclr_jax.retrieval import pictures, searching
+from simclr_jax.retrieval.embedding_set import EmbeddingSet
 from tests import command_server, small_run
 
 
@@ -108,6 +110,32 @@ def test_rows_on_a_contact_sheet(run, embedded, tmp_path):
   assert pixels.shape[1] > 5 * 128 and pixels.std() > 20
   for frame in ((37, 99, 235), (217, 115, 13)):
     assert (pixels == frame).all(-1).any()
+
+
+def test_thumbnails_are_made_of_what_is_drawn_alone(embedded):
+  embeddings = EmbeddingSet(embedded)
+  shown = pictures.SetPictures(embeddings)
+  found = searching.queries_from_rows(
+    [0, 5, 11], embeddings, output='h', shown=shown, num_shown=2
+  )
+  assert len(found.names) == 3 and len(found.images) == 2
+  answers = [[searching.Hit(1, 1, 'x', 0, 0.5)]] * 2
+  lines = searching.to_lines(embeddings, shown, queries=found, answers=answers)
+  assert [len(line.tiles) for line in lines] == [2, 2]
+
+
+def test_more_queries_than_a_sheet_has_lines(run, embedded, tmp_path):
+  sheet = tmp_path / 'found.png'
+  rows = ','.join(['0'] * 42)
+  done = run(
+    'search',
+    f'--embeddings={embedded}',
+    f'--rows={rows}',
+    '--k=1',
+    f'--out={sheet}',
+  )
+  assert 'without the last 2 queries' in done.err and sheet.exists()
+  assert len(done.out.splitlines()) == 84
 
 
 def test_evaluation_and_an_approximate_index(run, embedded, tmp_path):

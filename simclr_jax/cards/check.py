@@ -69,8 +69,10 @@ class Verdict:
   @property
   def headline(self) -> str:
     """One line."""
-    if self.card is None or self.passed is None:
+    if self.card is None:
       return 'recipe check: no measured card for this recipe'
+    if self.passed is None:
+      return f'recipe check against {self.card.name}: nothing to compare yet'
     bad = sum(not point.good for point in self.points)
     found = (
       f'all {len(self.points)} numbers as expected'
@@ -82,13 +84,17 @@ class Verdict:
 
 
 def announce(verdict: Verdict) -> int:
-  """Says how a run compares; the exit code of a command that was asked."""
+  """Says how a run compares; the exit code of a command that was asked.
+
+  Each process has read the files of the run itself; what process 0 has seen,
+  and said, decides for all: on a network file system others may be behind.
+  """
   if processes.own_index() == 0:
     if verdict.passed is None:
       console.say(format_verdict(verdict))
     else:
       print(format_verdict(verdict), flush=True)
-  return exit_code(verdict)
+  return int(processes.from_first(exit_code(verdict)))
 
 
 def exit_code(verdict: Verdict) -> int:
@@ -152,8 +158,9 @@ def check_recipe(
   for name in judged:
     if name not in final and any(name in run.final for run in found.runs):
       notes.append(
-        f'{TITLES[name]} of the last checkpoint is not compared: run '
-        f'simclr_jax.{_JUDGED[name]} --checkpoint={workdir} first'
+        f'{TITLES[name]} of the last checkpoint is not compared, there is no '
+        f'(readable) result: run simclr_jax.{_JUDGED[name]} '
+        f'--checkpoint={workdir} first'
       )
   at_end = {name: final[name] for name in judged if name in final}
   points = _compare(found, curve, metrics, at_end)
@@ -187,10 +194,15 @@ def read_final(workdir: epath.PathLike, step: int) -> dict[str, float]:
     file = epath.Path(workdir) / _PROBES / f'{job}-step{step}.json'
     if not file.exists():
       continue
-    report = json.loads(file.read_text())
-    result = report['result']
-    if not report.get('overridden'):
-      found[metric] = float(result.get('headline', result)['top1'])
+    try:
+      report = json.loads(file.read_text())
+      result = report['result']
+      top1 = float(result.get('headline', result)['top1'])
+      overridden = report.get('overridden')
+    except (KeyError, TypeError, ValueError, AttributeError):
+      continue  # Damaged: as if nobody had judged this step.
+    if not overridden:
+      found[metric] = top1
   return found
 
 

@@ -4,11 +4,16 @@ With R runs of a recipe, the value of another run at some epoch lies within
 
   mean +- t * s * sqrt(1 + 1 / R)
 
-where s^2 is the variance between runs, pooled over the epochs around it (the
-runs are few), and t the quantile of Student's distribution with as many degrees
-of freedom. Where the nearest epochs vary more than those around (the first
-ones do), theirs is s^2. The chance of a false alarm is shared between all
-numbers that are compared (Bonferroni): of a hundred sound runs about one fails.
+where s^2 is the variance between runs, pooled over the rows of the curve around
+it (the runs are few), and t the quantile of Student's distribution. A run that
+is better than the others in one epoch tends to be so in the next: n rows whose
+deviations have a correlation of r from one to the next tell as much of the
+variance as n (1 - r^2) / (1 + r^2) independent ones (Bartlett 1935, for a
+process of first order), and so many are the degrees of freedom, of each run
+but one. Where the nearest rows vary more than those around (the first ones do),
+theirs is s^2. The chance of a false alarm is shared between all numbers that
+are compared (Bonferroni): of a hundred sound runs about one fails. Rows are
+epochs; of kNN, which is measured less often, evaluations.
 """
 
 from __future__ import annotations
@@ -22,8 +27,9 @@ from scipy import stats
 from simclr_jax.cards.card import Card
 
 FALSE_ALARMS = 0.01
-# Epochs before and after that variances are pooled over, and the nearest.
+# Rows before and after that variances are pooled over, and the nearest.
 _AROUND, _NEAREST = 10, 1
+_MOST_CORRELATED = 0.99
 # Runs that are alike by chance do not make the next one exact: accuracies are
 # shares of a finite test set (or batch).
 _LEAST_STD = {'contrast_acc': 0.005, 'knn_top1': 0.005, 'linear_top1': 0.005}
@@ -92,8 +98,10 @@ def _interval(
   variance = max(
     around.mean(), nearest.mean(), _LEAST_STD.get(metric, 0.0) ** 2
   )
+  r = _correlation(values_RxE)
+  independent = max(1.0, len(around) * (1 - r * r) / (1 + r * r))
   quantile = stats.t.ppf(
-    1 - FALSE_ALARMS / num_comparisons / 2, (num_runs - 1) * len(around)
+    1 - FALSE_ALARMS / num_comparisons / 2, (num_runs - 1) * independent
   )
   half = float(quantile * math.sqrt(variance * (1 + 1 / num_runs)))
   mean = float(values_RxE[:, i].mean())
@@ -101,3 +109,13 @@ def _interval(
   if metric in _LEAST_STD:
     low, high = max(low, 0.0), min(high, 1.0)
   return Expected(mean, low, high)
+
+
+def _correlation(values_RxE: np.ndarray) -> float:
+  """Of the runs' deviations from their mean, from one row to the next."""
+  deviations_RxE = values_RxE - values_RxE.mean(0)
+  before, after = deviations_RxE[:, :-1], deviations_RxE[:, 1:]
+  scale = math.sqrt(np.sum(before**2) * np.sum(after**2))
+  if not scale:
+    return 0.0
+  return float(np.clip(np.sum(before * after) / scale, 0.0, _MOST_CORRELATED))

@@ -6,7 +6,7 @@ the checkpoint's passport, and what is not given stays as it was in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
@@ -105,8 +105,12 @@ def run(
   section: str,
   judge_fn: Callable[..., jobs.Report],
   summary_fn: Callable[[jobs.Report], str] = jobs.summary,
+  same: Sequence[flags.FlagHolder[Any]] = (),
 ) -> int:
   """Judges what the flags say; returns the exit code.
+
+  `same` are further flags of the command, which every process must be given
+  alike: they decide which collectives it enters.
 
   0: done. 1: the number is on stdout, but could not be written. 2: the flags,
   the checkpoint or the data do not allow an honest number (with --follow: that
@@ -118,7 +122,7 @@ def run(
       if len(argv) > 1:
         raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
       kind, changes = _kind(), overrides((*SECTIONS, section))
-    given = (CHECKPOINT, STEP, FOLLOW, RANDOM_INIT, FEATURES)
+    given = (CHECKPOINT, STEP, FOLLOW, RANDOM_INIT, FEATURES, *same)
     processes.check_same(
       {f'--{flag.name}': flag.value for flag in given} | {'fields': changes},
       consequence='give every process the same flags',

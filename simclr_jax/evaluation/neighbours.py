@@ -182,3 +182,14 @@ def to_host(tree: Any) -> Any:
   if jax.process_count() > 1:
     return multihost_utils.process_allgather(tree, tiled=True)
   return jax.tree.map(np.asarray, tree)
+
+
+def without_itself(index_Qxk: np.ndarray, rows_Q: np.ndarray) -> np.ndarray:
+  """[Q,k-1] neighbours that are not the query.
+
+  Found by its row: with copies of a picture in the data set, the query need not
+  be its own nearest, nor among the k at all; then the farthest is left out.
+  """
+  other_Qxk = index_Qxk != rows_Q[:, None]
+  order = np.argsort(~other_Qxk, axis=1, kind='stable')
+  return np.take_along_axis(index_Qxk, order, axis=1)[:, :-1]

@@ -18,6 +18,7 @@ INK, MUTED, GRID = '#1f2933', '#7b8794', '#e4e7eb'
 BLUE, ORANGE = '#2563eb', '#d9730d'
 _DPI = 110
 _TILE = 0.62  # inches
+_PAIRS_PER_LINE = 6
 
 
 def training_curves(
@@ -110,6 +111,29 @@ def view_sheet(originals: np.ndarray, views: np.ndarray) -> Figure:
     grid.title(first, 'image')
     for view in range(num_views):
       grid.title(first + 1 + view, f'view {view + 1}')
+  return grid.figure
+
+
+def pair_sheet(
+  pairs: np.ndarray, *, matches: np.ndarray | None = None
+) -> Figure:
+  """Pairs of pictures that are alike, several in a line.
+
+  Args:
+    pairs: f32 [n,2,H,W,3] in [0,1].
+    matches: bool [n]: whether they are of one class, drawn as blue or orange
+      frames; None without labels.
+  """
+  blocks = min(_PAIRS_PER_LINE, len(pairs))
+  columns = 2 * blocks
+  grid = _Grid(-(-len(pairs) // blocks), columns, gaps=range(2, columns, 2))
+  for position, pair in enumerate(pairs):
+    line, block = divmod(position, blocks)
+    frame = None
+    if matches is not None:
+      frame = BLUE if matches[position] else ORANGE
+    for offset, image in enumerate(pair):
+      grid.draw(line, 2 * block + offset, image, frame=frame)
   return grid.figure
 
 

@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
+import hashlib
+import json
 import time
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -26,6 +29,14 @@ from simclr_jax.evaluation import jobs, linear_probe, transforms
 NAME = 'probe_transforms'
 LAYERS = ('h', 'z')
 CLASSES = 'classes'
+NOISE_STD = 0.1
+# Fields of config.probe that decide what is compared here. One setting suits
+# features of any scale once they are standardised.
+FIXED: Mapping[str, Any] = {
+  'mode': 'features',
+  'labels_per_class': 0,
+  'standardize': True,
+}
 _SEED = 0
 
 
@@ -49,6 +60,9 @@ TASKS = {
   ),
   'noise': Task(('original', 'noisy'), (0.995, 0.596)),
 }
+
+
+DEFAULT_TASKS = (*TASKS, CLASSES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +109,18 @@ class TransformResult:
 def run(
   subject: jobs.Subject,
   *,
-  tasks: Sequence[str] = (*TASKS, CLASSES),
-  noise_std: float = 0.1,
+  tasks: Sequence[str] = DEFAULT_TASKS,
+  noise_std: float = NOISE_STD,
   out: str | None = None,
   show_fn: jobs.ShowFn | None = None,
 ) -> jobs.Report:
   """Judges h and z of a subject; see `jobs.run_probe`.
 
+  Other tasks or another noise than the default ones have a file of their own.
+
   Raises:
-    ValueError: If a task is unknown, the noise is none, or z is h.
+    ValueError: If a task is unknown, the noise is none, a field of `FIXED` is
+      changed, or z is h.
   """
   _check(subject, tasks, noise_std)
   start = time.monotonic()
@@ -121,10 +138,7 @@ def run(
     )
     for stream, source in enumerate((subject.train, subject.test))
   )
-  # One setting suits features of any scale once they are standardised.
-  probe = dataclasses.replace(
-    subject.config.probe, mode='features', labels_per_class=0, standardize=True
-  )
+  probe = dataclasses.replace(subject.config.probe, **FIXED)
   results, warnings = [], []
   for name in tasks:
     if name == 'color' and _same(test['original'], test['gray']):
@@ -139,7 +153,10 @@ def run(
     dim_z=test['original'].z.shape[1],
     warnings=tuple(warnings),
   )
-  report = jobs.make_report(NAME, subject, result, section='probe', start=start)
+  used = dataclasses.replace(
+    subject, config=dataclasses.replace(subject.config, probe=probe)
+  )
+  report = jobs.make_report(NAME, used, result, section='probe', start=start)
   scalars = {
     f'{task.task}_{layer}': getattr(task, layer).top1
     for task in results
@@ -148,17 +165,43 @@ def run(
   return jobs.write_report(
     report,
     subject,
-    name=NAME,
+    name=_file_name(tasks, noise_std),
     scalars=scalars,
     out=out,
     show_fn=show_fn,
   )
 
 
+def _file_name(tasks: Sequence[str], noise_std: float) -> str:
+  """Begin of the file's name: a part must not replace the whole."""
+  asked = (sorted(tasks), noise_std)
+  if asked == (sorted(DEFAULT_TASKS), NOISE_STD):
+    return NAME
+  digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+  return f'{NAME}-{digest[:8]}'
+
+
+def check_fields(probe: Mapping[str, Any]) -> None:
+  """Raises ValueError if a field of config.probe is given and not obeyed."""
+  for field, value in FIXED.items():
+    if probe.get(field, value) != value:
+      raise ValueError(
+        f'--probe.{field}={probe[field]}: h and z are compared with '
+        f'probe.{field} = {value!r} alone; leave it out'
+      )
+
+
 def _check(
   subject: jobs.Subject, tasks: Sequence[str], noise_std: float
 ) -> None:
-  known = (*TASKS, CLASSES)
+  check_fields(
+    {
+      name.removeprefix('probe.'): value
+      for name, value in subject.overridden.items()
+      if name.startswith('probe.')
+    }
+  )
+  known = DEFAULT_TASKS
   for task in tasks:
     if task not in known:
       close = difflib.get_close_matches(task, known, n=1)

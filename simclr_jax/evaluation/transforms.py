@@ -121,8 +121,9 @@ def one_variant_each(
   count = len(parts[0].labels)
   chosen = np.arange(count) % len(parts)
   np.random.default_rng(seed).shuffle(chosen)
-  stacked = np.stack([getattr(part, layer) for part in parts])
-  rows = stacked[chosen, np.arange(count)]
+  rows = np.empty_like(getattr(parts[0], layer))
+  for variant, part in enumerate(parts):
+    rows[chosen == variant] = getattr(part, layer)[chosen == variant]
   return dataclasses.replace(
     parts[0],
     h=rows,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import dataclasses
 
 from simclr_jax import losses, models, resolve
+from simclr_jax.data.names import printable
 from simclr_jax.planning import advice, topology
 from simclr_jax.reports import document
 from simclr_jax.reports.run_data import RunData
@@ -63,7 +64,7 @@ def _pictures(run: RunData) -> Iterator[str]:
     path, reason = skipped[0]
     yield (
       f'{len(skipped):,} training pictures cannot be read and are left out, '
-      f'e.g. {path} ({reason}).'
+      f'e.g. {printable(path)} ({printable(reason)}).'
     )
 
 

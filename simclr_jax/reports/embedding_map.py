@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn import decomposition, manifold
 
+from simclr_jax.data.names import printable
 from simclr_jax.reports import document, figures
 from simclr_jax.reports.run_data import Judged, RunData, read_images
 
@@ -104,7 +105,7 @@ def _points(
   """The map in colours of the classes."""
   classes, counts = np.unique(labels, return_counts=True)
   chosen = classes[np.argsort(-counts, kind='stable')][: len(figures.COLOURS)]
-  names = judged.test.class_names
+  names = [printable(name) for name in judged.test.class_names]
   groups = {
     (names[c] if names else f'class {c}'): np.flatnonzero(labels == c)
     for c in sorted(int(c) for c in chosen)

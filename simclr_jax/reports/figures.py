@@ -195,6 +195,7 @@ def scatter(
       fontsize=10,
       weight='bold',
       color=INK,
+      parse_math=False,  # names come from whoever made the data
       bbox={
         'boxstyle': 'round,pad=.22',
         'fc': (1, 1, 1, 0.85),

@@ -19,6 +19,7 @@ from simclr_jax.reports import (
   judged_steps,
   layers,
   learnt,
+  near_duplicates,
   page,
   pictures,
   recipe,
@@ -94,6 +95,9 @@ def make_report(
     embedding_map.section(run, judged)
     if judged
     else missing('Map of embeddings', _NO_NEIGHBOURS),
+    near_duplicates.section(run, judged)
+    if judged
+    else missing('Near-duplicates', _NO_NEIGHBOURS),
     pictures.views(run),
     curves.speed(run),
     recipe.recipe(run),
@@ -124,5 +128,6 @@ def _write(
       json.dumps(comparison.to_json(), indent=2) + '\n'
     )
   file = folder / 'report.html'
-  file.write_text(page.render(made))
+  # Names of files and classes need not be valid text.
+  file.write_bytes(page.render(made).encode('utf-8', 'backslashreplace'))
   return file

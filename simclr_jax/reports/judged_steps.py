@@ -109,7 +109,7 @@ def _measured(run: RunData) -> tuple[_Scores, list[str]]:
       best = result.get('headline', result)
       low, high = (float(v) for v in best['top1_interval'])
       score = float(best['top1'])
-    except (KeyError, TypeError, ValueError, json.JSONDecodeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
       notes.append(f'{file.name} is left out: no result of probe or kNN.')
       continue
     if step <= run.loaded.step:

@@ -32,16 +32,21 @@ def section(run: RunData) -> document.Section | document.Missing:
       ]
       for task in result['tasks']
     ]
-  except (KeyError, TypeError, ValueError) as error:
+    text = (
+      f'A linear probe on h ({result["dim_h"]} wide) and one on z '
+      f'({result["dim_z"]}) tell how a picture was changed, and its class '
+      '(table 3 of the SimCLR paper). What z has forgotten is what the loss '
+      'asked it to; h is what one keeps. Noise has a standard deviation of '
+      f'{float(result["noise_std"]):g}, of pixels from 0 to 1.'
+    )
+    notes = tuple(map(str, result['warnings']))
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
     return document.Missing(_HEADING, f'{name} cannot be read ({error!r})')
   return document.Section(
     _HEADING,
-    f'A linear probe on h ({result["dim_h"]} wide) and one on z '
-    f'({result["dim_z"]}) tell how a picture was changed, and its class '
-    '(table 3 of the SimCLR paper). What z has forgotten is what the loss '
-    'asked it to; h is what one keeps.',
+    text,
     tables=(document.Table(('told', 'h', 'z', 'chance'), rows),),
-    notes=tuple(result['warnings']),
+    notes=notes,
   )
 
 

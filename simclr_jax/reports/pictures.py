@@ -76,7 +76,7 @@ def nearest(run: RunData, judged: Judged) -> document.Section:
       mesh=run.mesh,
     ).index_Qxk
     if same:
-      index = without_itself(index, rows)
+      index = neighbours.without_itself(index, rows)
     found = read_images(run.train, index.reshape(-1), run.config)
     title = comparison_lib.TITLES[kind]
     images[title] = found.reshape(*index.shape, *found.shape[1:])
@@ -109,14 +109,3 @@ def nearest(run: RunData, judged: Judged) -> document.Section:
       ),
     ),
   )
-
-
-def without_itself(index_Qxk: np.ndarray, rows_Q: np.ndarray) -> np.ndarray:
-  """[Q,k-1] neighbours that are not the query.
-
-  Found by its row: with copies of a picture in the data set, the query need not
-  be its own nearest, nor among the k at all; then the farthest is left out.
-  """
-  other_Qxk = index_Qxk != rows_Q[:, None]
-  order = np.argsort(~other_Qxk, axis=1, kind='stable')
-  return np.take_along_axis(index_Qxk, order, axis=1)[:, :-1]

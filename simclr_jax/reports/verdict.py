@@ -14,9 +14,10 @@ _HEADING = 'Against the recipe card'
 def section(verdict: cards.Verdict) -> document.Section | document.Missing:
   """Every number that was compared."""
   if verdict.card is None or verdict.passed is None:
-    return document.Missing(
-      _HEADING, '; '.join(['no measured card for this recipe', *verdict.notes])
-    )
+    why = 'no measured card for this recipe'
+    if verdict.card is not None:
+      why = f'nothing to compare with {verdict.card.name} yet'
+    return document.Missing(_HEADING, '; '.join([why, *verdict.notes]))
   card = verdict.card
   bad = [point for point in verdict.points if not point.good]
   seeds = len(card.runs)

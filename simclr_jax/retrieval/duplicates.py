@@ -59,11 +59,13 @@ class Found:
     num_pictures: That were compared.
     quantiles: Share of pictures -> the similarity to their nearest other
       picture that so many stay below: what a threshold has to be above.
+    threshold: Least cosine of a link.
   """
 
   groups: tuple[Group, ...]
   num_pictures: int
   quantiles: dict[float, float]
+  threshold: float
 
   @property
   def num_members(self) -> int:
@@ -151,6 +153,7 @@ def find_groups(
     tuple(sorted(groups, key=lambda g: (-g.least, g.positions))),
     size,
     {q: float(np.quantile(nearest, q)) for q in _QUANTILES},
+    threshold,
   )
 
 

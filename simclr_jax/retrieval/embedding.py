@@ -108,6 +108,10 @@ def embed(
   out = pathlib.Path(os.path.realpath(out))
   with processes.together():
     _check_out(out, found.config.data.path)
+    # One looks, before any process leaves its cache there.
+    if jax.process_index() == 0:
+      embedding_files.check_free(out)
+  with processes.together():
     source = data.make_source(found.config.data, found.split, workdir=out)
   space = spaces.make_space(
     loaded, mesh=mesh_lib.make_mesh(jax.local_devices()), kind=kind
@@ -268,7 +272,13 @@ def relative(path: str, base: str) -> str:
 
 
 def _find_bad(part: Source, good: np.ndarray, *, base: str) -> list[shards.Bad]:
-  """Pictures that cannot be read or decoded."""
+  """Pictures that cannot be read or decoded.
+
+  Raises:
+    OSError, MemoryError: If it is not the picture that fails but the machine
+      (a disk, a mount, too many open files): the picture may be fine the next
+      time, and what is noted as bad here stays so.
+  """
   found = []
   for i in range(part.num_examples):
     try:
@@ -277,6 +287,10 @@ def _find_bad(part: Source, good: np.ndarray, *, base: str) -> list[shards.Bad]:
         plain_image.inspect(image)
     # Pillow's decoders raise nearly every built-in exception for damaged data.
     except Exception as error:
+      # Pillow's own OSErrors, of what is in a file, have no number.
+      is_system = isinstance(error, OSError) and error.errno is not None
+      if is_system or isinstance(error, MemoryError):
+        raise
       reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:500]
       path = relative(part.example_id(i), base)
       found.append(shards.Bad(int(good[i]), path, reason))

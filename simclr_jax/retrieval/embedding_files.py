@@ -15,6 +15,8 @@ whatever is killed at whatever moment, the same command continues.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
+import fcntl
 import pathlib
 from typing import Any
 
@@ -47,16 +49,26 @@ def claim(out: pathlib.Path, identity: Identity, about: Any) -> None:
     )
     _check_same(before, identity, out)
     return
-  there = sorted(p.name for p in out.iterdir()) if out.exists() else []
+  check_free(out)
+  out.mkdir(parents=True, exist_ok=True)
+  atomic.write_json(file, {'identity': identity.to_json(), **about})
+
+
+def check_free(out: pathlib.Path) -> None:
+  """Raises ValueError if a folder holds anything but embeddings.
+
+  Also for before the pictures are looked at, which leaves a cache in it.
+  """
+  if (out / STARTED).exists() or not out.exists():
+    return
   # The check of a folder of pictures may have been here first.
   ours = {SKIPPED, 'data_cache'}
-  if others := [name for name in there if name not in ours]:
+  names = sorted(path.name for path in out.iterdir())
+  if others := [name for name in names if name not in ours]:
     raise ValueError(
       f'--out={out} is not empty and holds no embeddings ({others[:5]}); name '
       'a new folder'
     )
-  out.mkdir(parents=True, exist_ok=True)
-  atomic.write_json(file, {'identity': identity.to_json(), **about})
 
 
 def _check_same(before: Identity, now: Identity, out: pathlib.Path) -> None:
@@ -106,4 +118,7 @@ def write_skipped(folder: pathlib.Path, bad: Sequence[tuple[str, str]]) -> None:
 def remove_unfinished(folder: pathlib.Path) -> None:
   """Removes what killed processes have left; once every shard is there."""
   for path in folder.glob(f'{shards.HIDDEN}*.tmp'):
-    path.unlink(missing_ok=True)
+    # One that is locked is being written by another command.
+    with contextlib.suppress(OSError), open(path, 'r+b') as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      path.unlink(missing_ok=True)

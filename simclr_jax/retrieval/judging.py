@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import datetime
+import itertools
 import platform
 import sys
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from simclr_jax.data.names import printable
+from simclr_jax.evaluation.neighbours import without_itself
 from simclr_jax.retrieval import indexes, metrics, searching, views
 from simclr_jax.retrieval.embedding_set import EmbeddingSet
 from simclr_jax.retrieval.metrics import Ranking
@@ -100,6 +103,23 @@ def check_comparable(bank: EmbeddingSet, queries: EmbeddingSet) -> None:
       raise ValueError(
         f'{bank.folder} and {queries.folder} differ in {name}: {one}, {other}'
       )
+  if (
+    bank.class_names
+    and queries.class_names
+    and bank.class_names != queries.class_names
+  ):
+    first, second = next(
+      pair
+      for pair in itertools.zip_longest(
+        bank.class_names, queries.class_names, fillvalue='nothing'
+      )
+      if pair[0] != pair[1]
+    )
+    raise ValueError(
+      f'{bank.folder} and {queries.folder} number other classes (what is '
+      f'{printable(first)} in one is {printable(second)} in the other): a '
+      'label of one means another class in the other'
+    )
   same = bank.identity.source == queries.identity.source
   if same and queries is not bank:
     raise ValueError(
@@ -135,11 +155,12 @@ def judge_index(
   *,
   max_queries: int,
 ) -> dict[str, Any]:
-  """How many of the true nearest an index finds, and how long both take.
+  """How many of the true nearest an index finds.
 
   Args:
     bank: Set.
-    queries: Another set of the same encoder, or `bank` itself.
+    queries: Another set of the same encoder; or `bank` itself, and then each
+      picture is searched for among the others: every index finds itself.
     view: How they are compared.
     index: Of the bank.
     max_queries: As for `judge`.
@@ -148,15 +169,17 @@ def judge_index(
   vectors = queries.take(positions, (view.output,)).vectors[view.output]
   prepared = view.prepare(vectors)
   mesh = mesh_lib.make_mesh(jax.local_devices())
-  exact = indexes.Exact(bank, view, mesh).search(prepared, _INDEX_K)
-  found = index.search(prepared, _INDEX_K)
+  exact, found = (
+    each.search(prepared, _INDEX_K + 1).index_Qxk
+    for each in (indexes.Exact(bank, view, mesh), index)
+  )
+  if queries is bank:
+    exact, found = (without_itself(i, positions) for i in (exact, found))
+  else:
+    exact, found = exact[:, :_INDEX_K], found[:, :_INDEX_K]
   return {
-    f'recall_of_true_{_INDEX_K}': metrics.overlap(
-      found.index_Qxk, exact.index_Qxk
-    ),
-    'recall_of_true_1': metrics.overlap(
-      found.index_Qxk[:, :1], exact.index_Qxk[:, :1]
-    ),
+    f'recall_of_true_{_INDEX_K}': metrics.overlap(found, exact),
+    'recall_of_true_1': metrics.overlap(found[:, :1], exact[:, :1]),
     'num_queries': len(positions),
   }
 

@@ -55,8 +55,8 @@ def judge(
   Args:
     bank_nxD: Rows as they are compared.
     queries_QxD: f32, likewise.
-    bank_labels: int64 [n].
-    query_labels: int64 [Q].
+    bank_labels: int64 [n]; below 0 is no label, and relevant to nothing.
+    query_labels: int64 [Q]; those without a label are not counted.
     ks: Cut-offs.
     own_rows: int64 [Q], the query's own row in the bank, which is left out;
       None where the queries are other pictures.
@@ -72,6 +72,7 @@ def judge(
     part = slice(start, start + step)
     scores = _scores(bank_nxD, queries_QxD[part])
     relevant = bank_labels[None, :] == query_labels[part, None]
+    relevant &= query_labels[part, None] >= 0  # no label is no class
     if own_rows is not None:
       rows = np.arange(len(scores))
       scores[rows, own_rows[part]] = -np.inf  # last, and

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import io
 import os
+import re
 import stat
 from typing import Any
 import zlib
@@ -21,6 +22,8 @@ from simclr_jax.data.sources import folder_scan
 from simclr_jax.retrieval import shards
 from simclr_jax.retrieval.embedding_set import EmbeddingSet
 
+# How a byte of a file name that is no text stands in a shard.
+_ESCAPED_BYTE = re.compile(r'\\u(dc[89a-f][0-9a-f])')
 _MAX_BYTES = 1 << 30  # as for the pictures of a folder
 
 
@@ -103,6 +106,7 @@ class SetPictures:
       ValueError: If the data set cannot be opened, or has changed.
     """
     stated = embeddings.stated('input')
+    self._given = bool(folder)
     self._base = folder or str(stated.get('base', ''))
     self._source: Source | None = None
     if self._base:
@@ -122,6 +126,26 @@ class SetPictures:
         f'shown would not be those of {embeddings.folder}; embed it again'
       )
 
+  def _file(self, path: str) -> str:
+    """Where a picture of the folder is.
+
+    Raises:
+      ValueError: If that is not in the folder: a set may come from a stranger,
+        and its sheets may go back there.
+    """
+    # The picture behind a link is stored by its absolute path.
+    outside = self._given and os.path.isabs(path)
+    if outside or os.pardir in path.split(os.sep):
+      hint = '; leave out --pictures to have it read' if outside else ''
+      raise ValueError(f'{printable(path)} is not in {self._base}{hint}')
+    file = os.path.join(self._base, path)
+    if not os.path.lexists(file):
+      # A name that is no text: see the writer of shards.
+      name = _ESCAPED_BYTE.sub(lambda m: chr(int(m[1], 16)), path)
+      if os.path.lexists(named := os.path.join(self._base, name)):
+        return named
+    return file
+
   def stored(self, row: shards.Rows) -> bytes | np.ndarray:
     """What is stored of a single row: a file's bytes, or pixels.
 
@@ -129,14 +153,14 @@ class SetPictures:
       Exception: Whatever reading raises.
     """
     if self._source is None:
-      return _read_bytes(os.path.join(self._base, row.path[0]))
+      return _read_bytes(self._file(row.path[0]))
     return self._source.read(int(row.id[0])).image
 
   def pixels(self, row: shards.Rows) -> np.ndarray | None:
     """uint8 [H, W, 3]; None where it cannot be read any more."""
     try:
       if self._source is None:
-        encoded = read_file(os.path.join(self._base, row.path[0]))
+        encoded = read_file(self._file(row.path[0]))
         return decode.decode_with_pillow(encoded)
       image = self.stored(row)
       if isinstance(image, np.ndarray):

@@ -37,7 +37,7 @@ class Queries(NamedTuple):
     names: For people.
     vectors: f32 [Q, D], as stored in the set.
     own: int64 [Q], the query's own position in the set, -1 for other pictures.
-    images: Thumbnails; empty where nobody asked.
+    images: Thumbnails of the first of them, as many as were asked for.
   """
 
   names: list[str]
@@ -109,7 +109,7 @@ def queries_from_files(
   output: str,
   checkpoint_path: str = '',
   loader: str = '',
-  show: bool = False,
+  num_shown: int = 0,
 ) -> Queries:
   """Encodes pictures with the encoder that made the set.
 
@@ -119,7 +119,7 @@ def queries_from_files(
     output: 'h' or 'z'.
     checkpoint_path: Where the checkpoint lies now; '' for where it was.
     loader: Who decodes; '' for that of the checkpoint.
-    show: Whether they will be looked at.
+    num_shown: So many of the first will be looked at.
 
   Raises:
     ValueError: If a picture cannot be read, the checkpoint is not there, or it
@@ -148,8 +148,7 @@ def queries_from_files(
     own=np.full(len(files), -1, np.int64),
     images=[
       pictures.thumbnail(pictures.pixels_of_file(path), side=sheets.SIDE)
-      for path in files
-      if show
+      for path in files[:num_shown]
     ],
   )
 
@@ -197,8 +196,16 @@ def queries_from_rows(
   *,
   output: str,
   shown: pictures.SetPictures | None,
+  num_shown: int = 0,
 ) -> Queries:
   """Pictures of the set itself, by their ids.
+
+  Args:
+    ids: Of the queries.
+    embeddings: Set to be searched.
+    output: 'h' or 'z'.
+    shown: Pictures of the set; None where nobody looks at them.
+    num_shown: So many of the first will be looked at.
 
   Raises:
     ValueError: If there is no such id.
@@ -207,7 +214,7 @@ def queries_from_rows(
   rows = embeddings.take(positions, ('path', output))
   images = []
   if shown is not None:
-    for position in positions.tolist():
+    for position in positions[:num_shown].tolist():
       row = embeddings.rows(position, position + 1, ('path',))
       pixels = shown.pixels(row)
       images.append(pictures.thumbnail(pixels, side=sheets.SIDE))

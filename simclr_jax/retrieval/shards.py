@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -104,6 +105,10 @@ def shard_writer(
   hidden = folder / f'{HIDDEN}{shard:05d}.{uuid.uuid4().hex}.tmp'
   try:
     with open(hidden, 'wb') as file:
+      # Another command that finds its set complete clears up what nobody
+      # writes. Where a file system has no locks, it finds none to be free.
+      with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
       writer = ShardWriter(file, identity, shard)
       try:
         yield writer
@@ -112,7 +117,7 @@ def shard_writer(
         writer.release()
       file.flush()
       os.fsync(file.fileno())
-    os.replace(hidden, folder / name)
+      os.replace(hidden, folder / name)
   finally:
     hidden.unlink(missing_ok=True)
 

@@ -116,7 +116,9 @@ def write(
   if extension == '.png':
     content = pictures.to_bytes(draw(title, lines))
   else:
-    content = page(title, explanation, lines).encode()
+    # Names need not be valid text.
+    text = page(title, explanation, lines)
+    content = text.encode('utf-8', 'backslashreplace')
   atomic.write_atomically(pathlib.Path(path), content)
 
 

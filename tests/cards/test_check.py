@@ -47,7 +47,11 @@ def card(workdir):
     card_lib.CardRun(
       seed=seed,
       curve=[
-        {k: v * (1 if k == 'epoch' else scale) for k, v in p.items()}
+        {
+          # Better in one epoch is worse in the next: they tell twice as much.
+          k: v if k == 'epoch' else v * scale ** (-1) ** p['epoch']
+          for k, v in p.items()
+        }
         for p in curve
       ],
       final={'knn_top1': 0.5 * scale},
@@ -120,6 +124,33 @@ def test_a_better_knn_is_no_failure(workdir, card, top1, passed):
     assert all(p.epoch for p in _check(workdir, card).points)
   finally:
     file.unlink()
+
+
+@pytest.mark.parametrize('text', ['x', '[]', '{"result": []}', '{}'])
+def test_a_damaged_result_is_none(workdir, card, text):
+  (workdir / 'probe').mkdir(exist_ok=True)
+  file = workdir / 'probe' / 'knn-step7.json'
+  file.write_text(text)
+  try:
+    verdict = _check(workdir, card)
+  finally:
+    file.unlink()
+  assert verdict.passed and all(p.epoch for p in verdict.points)
+  assert 'no (readable) result: run simclr_jax.knn' in verdict.notes[0]
+
+
+def test_before_the_first_epoch_there_is_a_card_and_nothing_to_compare(card):
+  early = check.Verdict(card, (), None, ())
+  assert early.headline == (
+    'recipe check against the recipe: nothing to compare yet'
+  )
+
+
+def test_process_0_decides_for_all(card, monkeypatch, capsys):
+  """What this process has read of a file that is being written says FAIL."""
+  monkeypatch.setattr(check.processes, 'from_first', lambda code: 0)
+  assert cards.announce(check.Verdict(card, (), False, ())) == 0
+  assert 'FAIL' in capsys.readouterr().out
 
 
 def test_knn_of_another_k_is_not_compared(workdir, card):

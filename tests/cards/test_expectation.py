@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -37,14 +39,28 @@ def test_interval_of_one_epoch_is_the_textbooks():
   assert found.mean - found.low == pytest.approx(half)
 
 
-@pytest.mark.parametrize('num_runs,num_epochs', [(2, 6), (3, 30)])
-def test_one_sound_run_in_a_hundred_fails(num_runs, num_epochs):
+def _deviations(generator, shape, correlation):
+  """Standard normal, correlated from one epoch to the next."""
+  found = generator.normal(size=shape)
+  for i in range(1, shape[1]):
+    new = math.sqrt(1 - correlation**2) * found[:, i]
+    found[:, i] = correlation * found[:, i - 1] + new
+  return found
+
+
+@pytest.mark.parametrize(
+  'num_runs,num_epochs,correlation',
+  [(2, 6, 0.0), (3, 30, 0.0), (3, 30, 0.9), (3, 30, 0.99)],
+)
+def test_one_sound_run_in_a_hundred_fails(num_runs, num_epochs, correlation):
   """What the module promises, by simulation."""
   generator = np.random.default_rng(0)
   failed, repeats = 0, 24_000 // num_epochs // 2
   curve = 5 - np.log(1 + np.arange(num_epochs))
   for _ in range(repeats):
-    *known, new = curve + generator.normal(0, 0.1, (num_runs + 1, num_epochs))
+    *known, new = curve + 0.1 * _deviations(
+      generator, (num_runs + 1, num_epochs), correlation
+    )
     expected = expectation.by_epoch(
       _card(np.array(known)), 'contrast_loss', num_comparisons=num_epochs
     )

@@ -74,3 +74,16 @@ def test_a_recorded_run_stands_under_its_preset():
     for score in (row['probe_all'], row['knn']):
       assert f'{100 * score["top1"]:.1f} %' in section
   assert page.count('Measured with this code') == len(recipes_page.measured())
+
+
+def test_measured_cards_stand_under_their_recipes():
+  page = recipes_page.page('# Recipes')
+  for path in sorted((ROOT / 'simclr_jax/cards/measured').glob('*.json')):
+    card = json.loads(path.read_text())
+    file, _, preset = card['name'].partition(':')
+    _, _, section = page.partition(f'### {file}:{preset}')
+    section = section.partition('\n##')[0]
+    assert f'{len(card["runs"])} runs on {card["hardware"]}' in section
+    for run in card['runs']:
+      for score in run['final'].values():
+        assert f'{100 * score:.1f} %' in section

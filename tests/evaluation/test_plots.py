@@ -110,3 +110,13 @@ def test_same_figure_same_bytes():
     )
 
   assert png() == png()
+
+
+def test_pairs_stand_side_by_side():
+  pairs = np.zeros((7, 2, 4, 4, 3))
+  figure = plots.pair_sheet(pairs, matches=np.arange(7) % 2 == 0)
+  assert len(figure.axes) == 14
+  places = [axes.get_position() for axes in figure.axes]
+  assert places[0].y0 == places[1].y0 > places[12].y0
+  # The two of a pair are nearer to each other than to the next pair.
+  assert places[1].x0 - places[0].x0 < places[2].x0 - places[1].x0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 
@@ -7,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from simclr_jax import config as config_lib
 from simclr_jax.evaluation import jobs, transform_probe
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
 
 ROOT = pathlib.Path(__file__).parents[2]
+TASKS = ('color', 'classes')
 
 
 @pytest.fixture(scope='module')
@@ -24,15 +27,17 @@ def subject(tmp_path_factory):
 @pytest.fixture(scope='module')
 def report(subject):
   shown = []
-  made = transform_probe.run(
-    subject, tasks=('color', 'classes'), show_fn=shown.append
-  )
+  made = transform_probe.run(subject, tasks=TASKS, show_fn=shown.append)
   assert shown[0]['result'] == made['result']
   return made
 
 
 def test_writes_what_it_found(subject, report):
-  file = subject.workdir / 'probe' / 'probe_transforms-step3.json'
+  # Some of the tasks: not in the place of all of them.
+  name = transform_probe._file_name(TASKS, 0.1)
+  assert name == transform_probe._file_name(TASKS[::-1], 0.1)
+  assert name != transform_probe.NAME
+  file = subject.workdir / 'probe' / f'{name}-step3.json'
   written = json.loads(file.read_text())
   color, classes = written['result']['tasks']
   assert color['task'] == 'color' and color['variants'] == ['original', 'gray']
@@ -47,7 +52,40 @@ def test_writes_what_it_found(subject, report):
   (line,) = (
     (subject.workdir / 'probe' / 'metrics.jsonl').read_text().split('\n')[:1]
   )
-  assert json.loads(line)['probe_transforms/color_h'] == color['h']['top1']
+  assert json.loads(line)[f'{name}/color_h'] == color['h']['top1']
+
+
+def test_what_is_asked_for_has_its_file():
+  name, all_of_them = transform_probe._file_name, transform_probe.DEFAULT_TASKS
+  assert name(all_of_them, 0.1) == name(all_of_them[::-1], 0.1)
+  assert name(all_of_them, 0.1) == 'probe_transforms'
+  names = {name(all_of_them, 0.2), name(('color',), 0.1), name(('color',), 0.2)}
+  assert len(names) == 3 and 'probe_transforms' not in names
+
+
+def test_states_the_probe_that_was_used(subject):
+  trained = config_lib.replace(
+    subject.config, probe={'standardize': False, 'labels_per_class': 3}
+  )
+  made = transform_probe.run(
+    dataclasses.replace(subject, config=trained), tasks=('classes',)
+  )
+  for field, value in transform_probe.FIXED.items():
+    assert made['config']['probe'][field] == value
+  rows = json.loads(
+    (ROOT / 'docs/results/probe_transforms_cifar10_cpu.json').read_text()
+  )['rows']
+  assert all(row['probe']['standardize'] for row in rows)
+
+
+@pytest.mark.parametrize(
+  'field,value',
+  [('mode', 'official'), ('labels_per_class', 10), ('standardize', False)],
+)
+def test_fields_that_would_not_be_obeyed_are_refused(subject, field, value):
+  changed = dataclasses.replace(subject, overridden={f'probe.{field}': value})
+  with pytest.raises(ValueError, match=f'--probe.{field}={value}: h and z'):
+    transform_probe.run(changed)
 
 
 def test_table_names_the_better_one(report):

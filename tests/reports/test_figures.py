@@ -87,3 +87,9 @@ def test_same_figure_same_bytes():
 
   assert png() == png()
   assert Image.open(io.BytesIO(png())).size == (615, 420)
+
+
+def test_a_class_name_is_no_formula():
+  places = np.random.default_rng(0).normal(size=(6, 2))
+  groups = {'$a_$b': np.arange(3), r'$\frac$': np.arange(3, 6)}
+  assert figures.to_png(figures.scatter(places, groups))[:4] == b'\x89PNG'

@@ -137,6 +137,7 @@ def test_page_in_a_browser(made):
     'Accuracy by step',
     'Nearest neighbours',
     'Map of embeddings',
+    'Near-duplicates',
     'Pairs of views',
     'Speed',
     'Recipe',

@@ -16,6 +16,7 @@ SCORES = {
 RESULT = {
   'dim_h': 8,
   'dim_z': 4,
+  'noise_std': 0.25,
   'warnings': ['color is left out'],
   'tasks': [
     {'task': 'noise', 'variants': ['original', 'noisy'], 'chance': 0.5} | SCORES
@@ -44,9 +45,22 @@ def test_shows_what_the_command_found(tmp_path):
   assert tuple(h) == ('80.0%', '70.0% to 90.0%')
   assert z.text == '40.0%' and chance.text == '50.0%'
   assert section.notes == ('color is left out',)
+  assert 'standard deviation of 0.25,' in section.text
 
 
-@pytest.mark.parametrize('text', [None, '{}', '[]', 'x'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    None,
+    '{}',
+    '[]',
+    'x',
+    '{"result": "x"}',
+    json.dumps({'result': {'tasks': []}}),
+    json.dumps({'result': RESULT | {'tasks': [{'task': 'x', **SCORES}]}}),
+    json.dumps({'result': RESULT | {'tasks': 'x'}}),
+  ],
+)
 def test_what_is_not_there_is_missing(tmp_path, text):
   (tmp_path / 'probe').mkdir()
   file = tmp_path / 'probe' / 'probe_transforms-step30.json'

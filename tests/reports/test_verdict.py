@@ -43,4 +43,6 @@ def test_without_a_card_it_says_what_is_known():
   unmeasured = dataclasses.replace(
     cards.Verdict(CARD, (), None, ()), passed=None
   )
-  assert isinstance(verdict.section(unmeasured), document.Missing)
+  early = verdict.section(unmeasured)
+  assert isinstance(early, document.Missing)
+  assert early.reason == 'nothing to compare with the recipe yet'

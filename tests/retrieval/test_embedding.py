@@ -1,5 +1,6 @@
 """Every picture once, whatever happens; against the features of the probe."""
 
+import errno
 import json
 import os
 
@@ -14,6 +15,7 @@ from simclr_jax import data
 from simclr_jax.data import Example
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.retrieval import embedding, embedding_files, shards, spaces
+from simclr_jax.retrieval.embedding_set import EmbeddingSet
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
@@ -140,6 +142,33 @@ def test_a_damaged_shard_is_computed_again(workdir, tmp_path):
   assert not list((tmp_path / 'e').glob('.*'))
 
 
+def test_a_shard_that_another_command_is_writing_stays(workdir, tmp_path):
+  out = tmp_path / 'e'
+  embed(workdir, 'run', out)
+  identity = EmbeddingSet(out).identity
+  left = out / '.part-00000.left.tmp'
+  left.write_bytes(b'of a killed process')
+  with pytest.raises(RuntimeError, match='no shard'):
+    with shards.shard_writer(out, identity, 0):
+      embedding_files.remove_unfinished(out)
+      hidden = list(out.glob('.part-*'))
+      raise RuntimeError('no shard')
+  assert len(hidden) == 1 and left not in hidden
+  assert not list(out.glob('.part-*'))
+
+
+def test_a_refused_folder_is_left_as_it_was(workdir, tmp_path):
+  (tmp_path / 'pictures').mkdir()
+  Image.new('RGB', (9, 9)).save(tmp_path / 'pictures/x.png')
+  (tmp_path / 'pictures/y.jpg').write_bytes(b'\xff\xd8\xff no picture')
+  out = tmp_path / 'mine'
+  out.mkdir()
+  (out / 'thesis.tex').write_text('')
+  with pytest.raises(ValueError, match='is not empty'):
+    embed(workdir, tmp_path / 'pictures', out)
+  assert [path.name for path in out.iterdir()] == ['thesis.tex']
+
+
 def test_something_else_is_never_continued(workdir, other_run, tmp_path):
   embed(workdir, 'run', tmp_path / 'e')
   with pytest.raises(ValueError, match='another checkpoint'):
@@ -204,6 +233,35 @@ def test_pictures_that_fail_only_when_read(
   np.testing.assert_allclose(found['h'], oracle.h[good], rtol=2e-4, atol=2e-5)
   # Continued, they are known.
   assert embed(workdir, 'run', tmp_path / 'e', shard_rows=30).bad == done.bad
+
+
+@pytest.mark.parametrize(
+  'error',
+  [OSError(errno.EIO, 'no'), FileNotFoundError(2, 'gone'), MemoryError()],
+)
+def test_what_the_machine_failed_to_read_is_no_bad_picture(
+  workdir, tmp_path, monkeypatch, error
+):
+  make = data.SOURCES['procedural']
+
+  def make_failing(*args, **kwargs):
+    source = make(*args, **kwargs)
+
+    def read(i):
+      if i == 50:
+        raise error
+      return source.read(i)
+
+    return embedding.dataclasses.replace(source, read=read)
+
+  with monkeypatch.context() as patch:
+    patch.setitem(data.SOURCES, 'procedural', make_failing)
+    with pytest.raises((OSError, MemoryError)):
+      embed(workdir, 'run', tmp_path / 'e', shard_rows=48)
+  assert not (tmp_path / 'e' / 'embeddings.json').exists()
+  # Once it can be read, nothing is missing.
+  done = embed(workdir, 'run', tmp_path / 'e', shard_rows=48)
+  assert (done.num_rows, done.bad) == (N, ())
 
 
 def test_embeddings_never_lie_among_what_is_embedded(workdir, tmp_path):

@@ -117,3 +117,13 @@ def test_share_of_true_neighbours():
   exact = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
   found = np.array([[4, 3, 9, -1], [5, 6, 7, 8]])
   assert metrics.overlap(found, exact) == pytest.approx((0.5 + 1) / 2)
+
+
+def test_no_label_is_no_class():
+  rows = np.eye(4, dtype=np.float32)
+  labels = np.array([0, 0, -1, -1])
+  found = metrics.judge(
+    rows, rows, bank_labels=labels, query_labels=labels, ks=(1,),
+    own_rows=np.arange(4),
+  )  # fmt: skip
+  assert found.num_queries == 2

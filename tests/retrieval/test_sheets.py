@@ -59,3 +59,10 @@ def test_bad_paths_are_refused_before_the_work(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(ValueError, match='name another file'):
     sheets.check_path(str(tmp_path / 'file' / 'y.png'))
+
+
+def test_a_name_that_is_no_text_can_be_written(tmp_path):
+  path = tmp_path / 'x.html'
+  named = line(['\udcff.png'])._replace(tiles=[])
+  sheets.write(str(path), 'set \udcff', 'e', lines=[named])
+  assert '\\udcff' in path.read_text()
