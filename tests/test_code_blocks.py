@@ -155,6 +155,17 @@ def test_reads_blocks(tmp_path):
 
 
 @pytest.fixture(scope='module')
+def server(tmp_path_factory):
+  """Runs commands, which compile the same programs: once is enough."""
+  environment = {
+    'XDG_CACHE_HOME': str(tmp_path_factory.mktemp('cache')),
+    'JAX_ENABLE_COMPILATION_CACHE': 'true',
+  }
+  with command_server.Server(environment) as running:
+    yield running
+
+
+@pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
   """path/CLASS/*.jpg: crops of scikit-learn's two photographs."""
   datasets = pytest.importorskip('sklearn.datasets')
@@ -170,7 +181,33 @@ def pictures(tmp_path_factory):
   return folder
 
 
-def test_the_story_of_own_pictures(pictures, tmp_path, monkeypatch, capsys):
+def test_the_story_of_image_search(pictures, server, tmp_path):
+  """The four commands of docs/guides/product_search.md."""
+  pytest.importorskip('pyarrow')
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  (tmp_path / 'new').mkdir()
+  shutil.copy(pictures / 'china' / '3.jpg', tmp_path / 'new' / 'query.jpg')
+  page = 'docs/guides/product_search.md'
+  block = markdown_blocks.blocks(ROOT / page, page)[0]
+  text = block.text.replace('/pictures/products', str(pictures))
+  text = text.replace('/pictures/new', 'new')
+  ran = []
+  for words in markdown_blocks.command_lines(text):
+    module, arguments = words[2].removeprefix('simclr_jax.'), words[3:]
+    if any(a.startswith('--config=') for a in arguments):
+      arguments = [*arguments, *SMALL]
+    done = server.run(module, arguments, cwd=tmp_path)
+    assert done.code == 0, f'{words}: {done.err}'
+    ran.append(module)
+  assert ran == ['main', 'embed', 'search', 'duplicates']
+  # The query is one of the pictures.
+  found = (tmp_path / 'found.html').read_text()
+  assert '3.jpg' in found and (tmp_path / 'duplicates.html').stat().st_size
+
+
+def test_the_story_of_own_pictures(
+  pictures, server, tmp_path, monkeypatch, capsys
+):
   (tmp_path / 'configs').symlink_to(ROOT / 'configs')
   # Whole words of the page, so that it is what is run.
   monkeypatch.chdir(tmp_path)
@@ -180,26 +217,20 @@ def test_the_story_of_own_pictures(pictures, tmp_path, monkeypatch, capsys):
     if not block.reason
   ]
   ran = []
-  # The commands compile the same programs; one of them is enough.
-  environment = {
-    'XDG_CACHE_HOME': str(tmp_path / 'cache'),
-    'JAX_ENABLE_COMPILATION_CACHE': 'true',
-  }
-  with command_server.Server(environment) as server:
-    for block in blocks:
-      text = block.text.replace('/pictures', str(pictures))
-      if block.language == 'python':
-        exec(compile(text, str(block), 'exec'), {})
-        continue
-      for words in markdown_blocks.command_lines(text):
-        module, arguments = words[2].removeprefix('simclr_jax.'), words[3:]
-        if any(a.startswith('--config=') for a in arguments):
-          arguments = [*arguments, *SMALL]
-        if module == 'plan':
-          arguments.append('--nomeasure_input')
-        done = server.run(module, arguments, cwd=tmp_path)
-        assert done.code == 0, f'{block}: {done.err}'
-        ran.append(module)
+  for block in blocks:
+    text = block.text.replace('/pictures', str(pictures))
+    if block.language == 'python':
+      exec(compile(text, str(block), 'exec'), {})
+      continue
+    for words in markdown_blocks.command_lines(text):
+      module, arguments = words[2].removeprefix('simclr_jax.'), words[3:]
+      if any(a.startswith('--config=') for a in arguments):
+        arguments = [*arguments, *SMALL]
+      if module == 'plan':
+        arguments.append('--nomeasure_input')
+      done = server.run(module, arguments, cwd=tmp_path)
+      assert done.code == 0, f'{block}: {done.err}'
+      ran.append(module)
   assert ran == ['plan', 'main', 'linear_probe', 'knn', 'report', 'export']
   assert set(ran) <= {c.module for c in commands.COMMANDS.values()}
   # A fifth, by a hash of the paths below the folder: always the same 8.
