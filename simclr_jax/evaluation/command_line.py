@@ -64,6 +64,8 @@ _STEP = re.compile('[0-9]{1,18}')
 
 def define_section(name: str) -> None:
   """Flag `--<name>.<field>=value` for a section of the config."""
+  if name in flags.FLAGS:
+    return  # Two commands imported by one process, which runs neither.
   section = getattr(config_lib.Config(), name)
   fields = ', '.join(f.name for f in dataclasses.fields(section))
   try:
