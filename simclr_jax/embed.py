@@ -24,7 +24,6 @@ continues.
 from __future__ import annotations
 
 import pathlib
-import re
 import sys
 import time
 
@@ -35,7 +34,7 @@ from simclr_jax import console, flag_errors, multi_process, processes
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import completion, embedding, inputs, spaces
 from simclr_jax.retrieval.identity import DTYPES, OUTPUTS
-from simclr_jax.training import checkpoint, signals
+from simclr_jax.training import checkpoint, choice, signals
 from simclr_jax.training import passport as passport_lib
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -92,7 +91,6 @@ _NUM_WORKERS = flags.DEFINE_integer(
   'num_workers', None, 'Parallel calls that read and decode.', lower_bound=0
 )
 flags.adopt_module_key_flags(multi_process)
-_NUMBER = re.compile('[0-9]{1,18}')
 
 
 def main(argv: list[str]) -> int:
@@ -108,7 +106,7 @@ def main(argv: list[str]) -> int:
         normalize=_NORMALIZE.value,
         shard_rows=_SHARD_ROWS.value,
       )
-      step = _step(_STEP.value)
+      step = choice.parse_step(_STEP.value)
     loaded = checkpoint.load_encoder(_CHECKPOINT.value, step=step)
     with processes.together():
       found = _find(loaded)
@@ -193,14 +191,6 @@ def _embed(
       )
     print(f'-> {embedded.folder}')
   return 0
-
-
-def _step(text: str) -> int | str | None:
-  if _NUMBER.fullmatch(text):
-    return int(text)
-  if text not in ('', 'best'):
-    raise ValueError(f"--step={text[:99]}: a number or 'best' is wanted")
-  return text or None
 
 
 if __name__ == '__main__':

@@ -18,7 +18,6 @@ checkpoint, the flags or the installed packages do not allow it.
 from __future__ import annotations
 
 import pathlib
-import re
 import sys
 
 from absl import app, flags
@@ -26,7 +25,7 @@ from absl import app, flags
 from simclr_jax import console, exporters, flag_errors
 from simclr_jax.exporters import job
 from simclr_jax.exporters.network import OUTPUTS, Options
-from simclr_jax.training import checkpoint
+from simclr_jax.training import checkpoint, choice
 
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'Workdir of a run (local or gs://...).'
@@ -54,7 +53,6 @@ _PICKLE = flags.DEFINE_bool(
 _LICENSE = flags.DEFINE_string(
   'weights_license', '', 'SPDX identifier of the weights, for the model card.'
 )
-_NUMBER = re.compile('[0-9]{1,18}')
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +62,9 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     exported = job.export(
-      checkpoint.load_encoder(_CHECKPOINT.value, step=_step(_STEP.value)),
+      checkpoint.load_encoder(
+        _CHECKPOINT.value, step=choice.parse_step(_STEP.value)
+      ),
       str(_FORMAT.value),
       out=pathlib.Path(str(_OUT.value)),
       outputs=_OUTPUTS.value,
@@ -87,14 +87,6 @@ def main(argv: list[str]) -> int:
   print(f'-> {exported.folder} ({exported.num_bytes / 1e6:.1f} MB)')
   print(facts['how_to_load'])
   return 0
-
-
-def _step(text: str) -> int | str | None:
-  if _NUMBER.fullmatch(text):
-    return int(text)
-  if text not in ('', 'best'):
-    raise ValueError(f"--step={text[:99]}: a number or 'best' is wanted")
-  return text or None
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
-import re
 import sys
 from typing import Any
 
@@ -22,7 +21,7 @@ from ml_collections import config_flags
 from simclr_jax import config as config_lib
 from simclr_jax import console, multi_process, processes
 from simclr_jax.evaluation import jobs
-from simclr_jax.training import checkpoint
+from simclr_jax.training import checkpoint, choice
 
 CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'Workdir of a pretraining run (local or gs://...).'
@@ -57,9 +56,6 @@ OUT = flags.DEFINE_string(
   'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
 )
 flags.adopt_module_key_flags(multi_process)
-
-
-_STEP = re.compile('[0-9]{1,18}')
 
 
 def define_section(name: str) -> None:
@@ -161,8 +157,7 @@ def _kind() -> str:
     )
   if OUT.value:
     _check_out(OUT.value)
-  if STEP.value not in ('', 'best') and not _STEP.fullmatch(STEP.value):
-    raise ValueError(f"--step={STEP.value[:99]}: a number or 'best' is wanted")
+  choice.parse_step(STEP.value)
   return kind
 
 
@@ -199,9 +194,7 @@ def _judge(
 
   if FOLLOW.value:
     return _follow(judge)
-  step: int | str | None = STEP.value or None
-  if _STEP.fullmatch(STEP.value):
-    step = int(STEP.value)
+  step = choice.parse_step(STEP.value)
   judge(checkpoint.load_encoder(CHECKPOINT.value, step=step))
   return 0
 

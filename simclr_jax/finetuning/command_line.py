@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import re
 
 from absl import flags
 from ml_collections import config_flags
 
 from simclr_jax import console, multi_process, processes
 from simclr_jax.finetuning import derive
-from simclr_jax.training import checkpoint, failures, storage
+from simclr_jax.training import checkpoint, choice, failures, storage
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
@@ -36,7 +35,6 @@ STALL_TIMEOUT = flags.DEFINE_float(
 )
 flags.adopt_module_key_flags(multi_process)
 
-_STEP = re.compile('[0-9]{1,18}')
 CODES = {
   ValueError: console.EXIT_WRONG_INPUT,
   failures.NonFiniteLoss: console.EXIT_FAILED,
@@ -53,13 +51,7 @@ def load_checkpoint() -> checkpoint.LoadedEncoder:
     ValueError: If there is none.
     checkpoint.DamagedCheckpoint: If none is readable.
   """
-  step: int | str | None = STEP.value or None
-  if STEP.value not in ('', 'best'):
-    if not _STEP.fullmatch(STEP.value):
-      raise ValueError(
-        f"--step={STEP.value[:99]}: a number or 'best' is wanted"
-      )
-    step = int(STEP.value)
+  step = choice.parse_step(STEP.value)
   return checkpoint.load_encoder(CHECKPOINT.value, step=step)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import re
 from typing import Any
 
 from etils import epath
@@ -11,6 +12,20 @@ from simclr_jax.training import steps as steps_lib
 
 # Folder of a step -> (passport, manifest).
 ReadFn = Callable[[epath.Path], tuple[dict[str, Any], dict[str, Any]]]
+_NUMBER = re.compile('[0-9]{1,18}')
+
+
+def parse_step(text: str) -> int | str | None:
+  """What a command's `--step` asks for: a number, 'best', or '' for the newest.
+
+  Raises:
+    ValueError: If it is none of these.
+  """
+  if _NUMBER.fullmatch(text):
+    return int(text)
+  if text not in ('', 'best'):
+    raise ValueError(f"--step={text[:99]}: a number or 'best' is wanted")
+  return text or None
 
 
 def locate(
