@@ -21,12 +21,10 @@ another process was lost, 75 stopped by a signal after saving.
 from __future__ import annotations
 
 import functools
-import sys
 
 from absl import app, flags
-import jax
 
-from simclr_jax import flag_errors, processes
+from simclr_jax import flag_errors
 from simclr_jax.finetuning import command_line, config, distillation, report
 
 flags.adopt_module_key_flags(command_line)
@@ -35,21 +33,20 @@ flags.adopt_module_key_flags(command_line)
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
 
-  def work() -> bool:
-    with processes.together():
-      settings = config.read_distill(command_line.CONFIG.value)
-    found = distillation.distill(
+  def train(settings: config.DistillConfig) -> report.Report | None:
+    return distillation.distill(
       settings,
       command_line.load_chosen(),
       workdir=command_line.WORKDIR.value,
       watchdog=command_line.make_watchdog(),
     )
-    if found is not None and jax.process_index() == 0:
-      print(report.format_table(found), flush=True)
-      print(f'-> {found["file"]}', file=sys.stderr)
-    return found is not None
 
-  return command_line.run(argv, work)
+  return command_line.run(
+    argv,
+    read=lambda: config.read_distill(command_line.CONFIG.value),
+    train=train,
+    format_table=report.format_table,
+  )
 
 
 if __name__ == '__main__':

@@ -24,12 +24,10 @@ another process was lost, 75 stopped by a signal after saving.
 from __future__ import annotations
 
 import functools
-import sys
 
 from absl import app, flags
-import jax
 
-from simclr_jax import flag_errors, processes
+from simclr_jax import flag_errors
 from simclr_jax.finetuning import command_line, config, job, report
 
 _METHODS = flags.DEFINE_string(
@@ -43,23 +41,25 @@ flags.adopt_module_key_flags(command_line)
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
 
-  def work() -> bool:
-    with processes.together():
-      settings = config.read_finetune(command_line.CONFIG.value)
-      methods = job.parse_methods(_METHODS.value)
-    found = job.finetune(
+  def read() -> tuple[config.FinetuneConfig, tuple[str, ...]]:
+    settings = config.read_finetune(command_line.CONFIG.value)
+    return settings, job.parse_methods(_METHODS.value)
+
+  def train(
+    asked: tuple[config.FinetuneConfig, tuple[str, ...]],
+  ) -> report.Report | None:
+    settings, methods = asked
+    return job.finetune(
       settings,
       command_line.load_checkpoint(),
       workdir=command_line.WORKDIR.value,
       methods=methods,
       watchdog=command_line.make_watchdog(),
     )
-    if found is not None and jax.process_index() == 0:
-      print(report.format_table(found), flush=True)
-      print(f'-> {found["file"]}', file=sys.stderr)
-    return found is not None
 
-  return command_line.run(argv, work)
+  return command_line.run(
+    argv, read=read, train=train, format_table=report.format_table
+  )
 
 
 if __name__ == '__main__':

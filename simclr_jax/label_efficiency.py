@@ -16,13 +16,19 @@ another process was lost, 75 stopped by a signal after saving.
 from __future__ import annotations
 
 import functools
-import sys
+from typing import NamedTuple
 
 from absl import app, flags
-import jax
 
-from simclr_jax import flag_errors, processes
-from simclr_jax.finetuning import budgets, command_line, config, job, sweep
+from simclr_jax import flag_errors
+from simclr_jax.finetuning import (
+  budgets,
+  command_line,
+  config,
+  job,
+  report,
+  sweep,
+)
 
 _LABELS = flags.DEFINE_string(
   'labels',
@@ -36,31 +42,41 @@ _METHODS = flags.DEFINE_string(
 flags.adopt_module_key_flags(command_line)
 
 
+class _Asked(NamedTuple):
+  """What the flags ask for."""
+
+  settings: config.FinetuneConfig
+  methods: tuple[str, ...]
+  budgets: tuple[budgets.Budget, ...]
+
+
+def _read() -> _Asked:
+  if not 1 <= _SEEDS.value <= 1000:
+    raise ValueError(f'--seeds={_SEEDS.value}: 1 to 1000 are possible')
+  return _Asked(
+    settings=config.read_finetune(command_line.CONFIG.value),
+    methods=job.parse_methods(_METHODS.value),
+    budgets=budgets.parse_budgets(_LABELS.value),
+  )
+
+
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
 
-  def work() -> bool:
-    with processes.together():
-      settings = config.read_finetune(command_line.CONFIG.value)
-      methods = job.parse_methods(_METHODS.value)
-      asked = budgets.parse_budgets(_LABELS.value)
-      if not 1 <= _SEEDS.value <= 1000:
-        raise ValueError(f'--seeds={_SEEDS.value}: 1 to 1000 are possible')
-    found = sweep.sweep(
-      settings,
+  def train(asked: _Asked) -> report.Report | None:
+    return sweep.sweep(
+      asked.settings,
       command_line.load_checkpoint(),
       workdir=command_line.WORKDIR.value,
-      budgets=asked,
+      budgets=asked.budgets,
       seeds=_SEEDS.value,
-      methods=methods,
+      methods=asked.methods,
       watchdog=command_line.make_watchdog(),
     )
-    if found is not None and jax.process_index() == 0:
-      print(sweep.format_table(found), flush=True)
-      print(f'-> {found["file"]} and {found["plot"]}', file=sys.stderr)
-    return found is not None
 
-  return command_line.run(argv, work)
+  return command_line.run(
+    argv, read=_read, train=train, format_table=sweep.format_table
+  )
 
 
 if __name__ == '__main__':

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import sys
+from typing import TypeVar
 
 from absl import flags
+import jax
 from ml_collections import config_flags
 
 from simclr_jax import console, multi_process, processes
-from simclr_jax.finetuning import derive
+from simclr_jax.finetuning import derive, report
 from simclr_jax.training import checkpoint, choice, failures, storage
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
+T = TypeVar('T')
 CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/finetune/imagenet.py:v2_1.'
 )
@@ -71,19 +75,35 @@ def make_watchdog() -> watchdog_lib.Watchdog:
   return watchdog_lib.Watchdog(STALL_TIMEOUT.value, on_stall=multi_process.end)
 
 
-def run(argv: list[str], body: Callable[[], bool]) -> int:
+def run(
+  argv: list[str],
+  *,
+  read: Callable[[], T],
+  train: Callable[[T], report.Report | None],
+  format_table: Callable[[report.Report], str],
+) -> int:
   """Exit code of a command.
 
   Args:
     argv: What is left of the command line.
-    body: Does the work; False if a signal stopped it after saving.
+    read: What the flags ask for.
+    train: Does that; None if a signal stopped it after saving.
+    format_table: Of what it found.
   """
 
   def work() -> int:
     with processes.together():
       if len(argv) > 1:
         raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
-    return 0 if body() else console.EXIT_STOPPED
+      asked = read()
+    found = train(asked)
+    if found is None:
+      return console.EXIT_STOPPED
+    if jax.process_index() == 0:
+      print(format_table(found), flush=True)
+      files = (found[name] for name in ('file', 'plot') if name in found)
+      print(f'-> {" and ".join(files)}', file=sys.stderr)
+    return 0
 
   return multi_process.run(
     work,

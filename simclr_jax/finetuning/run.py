@@ -11,16 +11,14 @@ from jax.sharding import Mesh
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import durations, models, resolve
+from simclr_jax import durations, models
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.finetuning import derive
 from simclr_jax.objectives.objective import Objective
 from simclr_jax.training import checkpoint, early_stopping
 from simclr_jax.training import mesh as mesh_lib
-from simclr_jax.training import optimizer as optimizer_lib
 from simclr_jax.training import run as run_lib
-from simclr_jax.training import schedule as schedule_lib
 from simclr_jax.training import state as state_lib
 
 CLASSIFIER = 'online_head'
@@ -94,41 +92,27 @@ def make_run(
   """
   if begin is not None:
     encoder_lib.check_fits(begin, config)
-  resolved = resolve.resolve(
+  run = run_lib.assemble(
+    EncoderRun,
     config,
-    num_examples=source.num_examples,
-    num_classes=num_classes,
-    num_devices=mesh.size,
-    num_hosts=jax.process_count(),
-    num_views=objective.num_views,
-    embedding_dim=models.embedding_dim(config.model),
-  )
-  if derive.holds_out(config):
-    every = durations.period_in_steps(
-      evaluate_every,
-      num_examples=source.num_examples,
-      batch_size=config.train.batch_size,
-    )
-    # What the loop calls so is the period of any evaluation.
-    resolved = dataclasses.replace(resolved, knn_every_steps=every)
-  schedule = schedule_lib.make_schedule(config.optim, resolved)
-  return EncoderRun(
-    config=config,
-    resolved=resolved,
     mesh=mesh,
     source=source,
-    model=models.make_model(
-      config.model,
-      image_size=config.data.image_size,
-      num_classes=num_classes,
-      detach_classifier=False,
-    ),
     objective=objective,
-    schedule=schedule,
-    optimizer=optimizer_lib.make_optimizer(config.optim, schedule),
+    num_classes=num_classes,
+    detach_classifier=False,
     begin=begin,
     **parts,
   )
+  if not derive.holds_out(config):
+    return run
+  every = durations.period_in_steps(
+    evaluate_every,
+    num_examples=source.num_examples,
+    batch_size=config.train.batch_size,
+  )
+  # What the loop calls so is the period of any evaluation.
+  resolved = dataclasses.replace(run.resolved, knn_every_steps=every)
+  return dataclasses.replace(run, resolved=resolved)
 
 
 def make_stopping(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -22,6 +22,7 @@ from simclr_jax.training import state as state_lib
 from simclr_jax.training import state_sharding
 from simclr_jax.training import step as step_lib
 
+R = TypeVar('R', bound='Run')
 _FINETUNED = 'holdout_top1'
 
 
@@ -145,17 +146,56 @@ def make_run(
     source = data.make_source(
       config.data, config.data.train_split, workdir=workdir
     )
+  return assemble(
+    Run,
+    config,
+    mesh=mesh,
+    source=source,
+    objective=objective,
+    num_classes=source.num_classes,
+    classify=config.monitor.online_head,
+  )
+
+
+def assemble(
+  kind: type[R],
+  config: config_lib.Config,
+  *,
+  mesh: Mesh,
+  source: Source,
+  objective: objectives.Objective,
+  num_classes: int,
+  classify: bool = True,
+  detach_classifier: bool = True,
+  **parts: Any,
+) -> R:
+  """A run whose network, schedule and optimizer are those of its config.
+
+  Args:
+    kind: `Run`, or a class derived from it.
+    config: Of the run, checked.
+    mesh: All devices along 'data'.
+    source: Training images.
+    objective: What is trained for.
+    num_classes: Of the data set; 0 if it has no labels.
+    classify: Whether the network has a classifier, if there are classes.
+    detach_classifier: Whether its gradient stops before the encoder.
+    **parts: Further fields of `kind`.
+
+  Raises:
+    ValueError: If config, data set and devices do not fit together.
+  """
   resolved = resolve.resolve(
     config,
     num_examples=source.num_examples,
-    num_classes=source.num_classes,
+    num_classes=num_classes,
     num_devices=mesh.size,
     num_hosts=jax.process_count(),
     num_views=objective.num_views,
     embedding_dim=models.embedding_dim(config.model),
   )
   schedule = schedule_lib.make_schedule(config.optim, resolved)
-  return Run(
+  return kind(
     config=config,
     resolved=resolved,
     mesh=mesh,
@@ -163,11 +203,13 @@ def make_run(
     model=models.make_model(
       config.model,
       image_size=config.data.image_size,
-      num_classes=source.num_classes if config.monitor.online_head else 0,
+      num_classes=num_classes if classify else 0,
+      detach_classifier=detach_classifier,
     ),
     objective=objective,
     schedule=schedule,
     optimizer=optimizer_lib.make_optimizer(config.optim, schedule),
+    **parts,
   )
 
 
