@@ -40,11 +40,12 @@ $(INSTALLED_DEV): requirements-dev.txt requirements-docs.txt requirements.txt re
 install: $(INSTALLED) ## make .venv and install requirements.txt
 install-dev: $(INSTALLED_DEV) ## the same and requirements-dev.txt
 
-demo: $(INSTALLED) ## pretrain on real digits, probe, kNN, report (3 minutes)
+demo: $(INSTALLED) ## pretrain on real digits, probe, kNN, report, check (3 minutes)
 	$(BIN)/python -m simclr_jax.main --config=configs/smoke.py --workdir=$(DEMO)
 	$(BIN)/python -m simclr_jax.linear_probe --checkpoint=$(DEMO)
 	$(BIN)/python -m simclr_jax.knn --checkpoint=$(DEMO)
 	$(BIN)/python -m simclr_jax.report --workdir=$(DEMO)
+	$(BIN)/python -m simclr_jax.report --workdir=$(DEMO) --check_recipe
 
 test: $(INSTALLED_DEV) ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

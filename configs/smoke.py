@@ -44,7 +44,7 @@ PRESETS = {
       diagnostics_every='25 steps',
     ),
     checkpoint=config_lib.CheckpointConfig(every='15 epochs'),
-    monitor=config_lib.MonitorConfig(online_head=False),
+    monitor=config_lib.MonitorConfig(online_head=False, knn_every='5 epochs'),
     probe=config_lib.ProbeConfig(
       base_lrs=(0.1, 0.03, 0.3), weight_decays=(0.0,), standardize=True
     ),

@@ -47,6 +47,7 @@ TINY = (
   '--config.train.batch_size=64',
   '--config.train.log_every=1 steps',
   '--config.train.diagnostics_every=0 steps',
+  '--config.monitor.knn_every=0 steps',
   '--config.checkpoint.keep_best=0',
   '--config.checkpoint.keep_latest=9',
 )

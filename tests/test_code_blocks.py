@@ -1,21 +1,19 @@
-"""Code blocks of README and guides: checked all, and run where that can be."""
+"""Code blocks of README and docs: every command line is one of the commands.
+
+`test_documented_stories` runs those of README and guides.
+"""
 
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
-import shutil
 
-import numpy as np
-from PIL import Image
 import pytest
 
 pytest.importorskip('cloudpickle')
 pytest.importorskip('cv2')
 
-from simclr_jax import commands
-from tests import command_server, documented_commands, markdown_blocks
+from tests import documented_commands, markdown_blocks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = (
@@ -34,27 +32,10 @@ PAGES = (
   ),
   *(p.relative_to(ROOT).as_posix() for p in ROOT.glob('docs/guides/*.md')),
 )
-# All blocks of it that are not marked are run, one behind the other.
-STORY = 'docs/guides/own_pictures.md'
-# What makes the run of the story small; the other commands read the passport.
-SMALL = (
-  '--config.data.image_size=24',
-  '--config.data.loader=opencv',
-  '--config.model.depth=18',
-  '--config.model.width=0.0625',
-  '--config.model.head_layers=1',
-  '--config.model.head_dim=4',
-  '--config.train.batch_size=8',
-  '--config.train.duration=2 steps',
-  '--config.optim.warmup=0 steps',
-  '--config.eval.batch_size=16',
-  '--config.probe.epochs=5',
-  '--config.probe.batch_size=8',
-  # Features of a network of two steps are of any size.
-  '--config.probe.standardize=True',
-  '--config.probe.num_bootstrap=50',
-  '--config.knn.num_bootstrap=50',
-)
+
+
+def _is_story(page: str) -> bool:
+  return page == 'README.md' or page.startswith('docs/guides/')
 
 
 @functools.cache
@@ -88,7 +69,7 @@ def test_extras_exist(page):
 
 @pytest.mark.parametrize(
   'block',
-  [b for b in _blocks('python') if not b.reason and b.page != STORY],
+  [b for b in _blocks('python') if not b.reason and not _is_story(b.page)],
   ids=str,
 )
 def test_python_runs(block, tmp_path, monkeypatch):
@@ -152,89 +133,3 @@ def test_reads_blocks(tmp_path):
     '',
   )
   assert second.line == 9
-
-
-@pytest.fixture(scope='module')
-def server(tmp_path_factory):
-  """Runs commands, which compile the same programs: once is enough."""
-  environment = {
-    'XDG_CACHE_HOME': str(tmp_path_factory.mktemp('cache')),
-    'JAX_ENABLE_COMPILATION_CACHE': 'true',
-  }
-  with command_server.Server(environment) as running:
-    yield running
-
-
-@pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-  """path/CLASS/*.jpg: crops of scikit-learn's two photographs."""
-  datasets = pytest.importorskip('sklearn.datasets')
-  folder = tmp_path_factory.mktemp('pictures')
-  rng = np.random.default_rng(0)
-  for name in ('china', 'flower'):
-    photograph = datasets.load_sample_image(f'{name}.jpg')
-    (folder / name).mkdir()
-    for i in range(24):
-      y, x = rng.integers(0, 300), rng.integers(0, 500)
-      crop = photograph[y : y + 100, x : x + 120]
-      Image.fromarray(crop).save(folder / name / f'{i}.jpg')
-  return folder
-
-
-def test_the_story_of_image_search(pictures, server, tmp_path):
-  """The four commands of docs/guides/product_search.md."""
-  pytest.importorskip('pyarrow')
-  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-  (tmp_path / 'new').mkdir()
-  shutil.copy(pictures / 'china' / '3.jpg', tmp_path / 'new' / 'query.jpg')
-  page = 'docs/guides/product_search.md'
-  block = markdown_blocks.blocks(ROOT / page, page)[0]
-  text = block.text.replace('/pictures/products', str(pictures))
-  text = text.replace('/pictures/new', 'new')
-  ran = []
-  for words in markdown_blocks.command_lines(text):
-    module, arguments = words[2].removeprefix('simclr_jax.'), words[3:]
-    if any(a.startswith('--config=') for a in arguments):
-      arguments = [*arguments, *SMALL]
-    done = server.run(module, arguments, cwd=tmp_path)
-    assert done.code == 0, f'{words}: {done.err}'
-    ran.append(module)
-  assert ran == ['main', 'embed', 'search', 'duplicates']
-  # The query is one of the pictures.
-  found = (tmp_path / 'found.html').read_text()
-  assert '3.jpg' in found and (tmp_path / 'duplicates.html').stat().st_size
-
-
-def test_the_story_of_own_pictures(
-  pictures, server, tmp_path, monkeypatch, capsys
-):
-  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-  # Whole words of the page, so that it is what is run.
-  monkeypatch.chdir(tmp_path)
-  blocks = [
-    block
-    for block in markdown_blocks.blocks(ROOT / STORY, STORY)
-    if not block.reason
-  ]
-  ran = []
-  for block in blocks:
-    text = block.text.replace('/pictures', str(pictures))
-    if block.language == 'python':
-      exec(compile(text, str(block), 'exec'), {})
-      continue
-    for words in markdown_blocks.command_lines(text):
-      module, arguments = words[2].removeprefix('simclr_jax.'), words[3:]
-      if any(a.startswith('--config=') for a in arguments):
-        arguments = [*arguments, *SMALL]
-      if module == 'plan':
-        arguments.append('--nomeasure_input')
-      done = server.run(module, arguments, cwd=tmp_path)
-      assert done.code == 0, f'{block}: {done.err}'
-      ran.append(module)
-  assert ran == ['plan', 'main', 'linear_probe', 'knn', 'report', 'export']
-  assert set(ran) <= {c.module for c in commands.COMMANDS.values()}
-  # A fifth, by a hash of the paths below the folder: always the same 8.
-  assert '[80%:] (8, 32) (8, 4)\n' in capsys.readouterr().out
-  for name in ('runs/mine/report/report.html', 'exported/mine/model.npz'):
-    assert os.path.getsize(tmp_path / name) > 1000
-  shutil.rmtree(tmp_path / 'runs')
