@@ -178,7 +178,9 @@ class EmbeddingSet:
         f'{path} is damaged: {error}; delete it, and the same '
         'simclr_jax.embed command computes it again'
       ) from error
-    return shards.from_table(table, path=str(path))
+    rows = shards.from_table(table, path=str(path))
+    shards.check_rows(rows, self.identity, shard, path=str(path))
+    return rows
 
 
 class Column:

@@ -86,6 +86,7 @@ def identity_from_json(value: Any, *, where: str) -> Identity:
   good = (
     all(isinstance(text, str) for text in texts)
     and isinstance(dims, dict)
+    and bool(dims)
     and dims.keys() <= set(OUTPUTS)
     and all(type(n) is int and 0 < n < 2**40 for n in numbers)
     and type(identity.num_classes) is int

@@ -86,15 +86,14 @@ class Approximate:
 
   def search(self, queries_QxD: np.ndarray, k: int) -> Neighbours:
     """See `Index`."""
+    k = min(k, self._index.ntotal)
     if self._kind == 'hnsw':
       self._index.hnsw.efSearch = max(self._options.ef_search, k)
     else:
       probes = self._options.num_probes or -(-self._index.nlist // 16)
       self._index.nprobe = min(probes, self._index.nlist)
     queries = np.ascontiguousarray(queries_QxD, np.float32)
-    similarity, position = self._index.search(
-      queries, min(k, self._index.ntotal)
-    )
+    similarity, position = self._index.search(queries, k)
     return Neighbours(similarity, position.astype(np.int64))
 
 

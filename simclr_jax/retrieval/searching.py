@@ -158,6 +158,11 @@ def _open_space(embeddings: EmbeddingSet, path: str) -> spaces.Space:
   stated = embeddings.stated('encoder')
   where = path or str(stated.get('checkpoint', ''))
   step = stated.get('step')
+  if not where:
+    raise ValueError(
+      f'{embeddings.folder} does not say which checkpoint made it; name it '
+      'with --checkpoint'
+    )
   # A workdir may hold newer steps than the one that made the set.
   whole = checkpoint_step(where)
   try:

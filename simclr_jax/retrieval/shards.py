@@ -17,6 +17,7 @@ import uuid
 
 import numpy as np
 
+from simclr_jax.data.source import NO_LABEL
 from simclr_jax.data.sources import parquet_schema
 from simclr_jax.retrieval.identity import Identity
 
@@ -257,6 +258,33 @@ def from_table(table: Any, *, path: str) -> Rows:
       if flat.null_count:
         raise ValueError(f'{path}: column {name!r} has missing values')
       values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
+      if not np.isfinite(values).all():
+        raise ValueError(
+          f'{path}: column {name!r} holds numbers that are not finite, which '
+          'simclr_jax.embed never writes: nothing could be compared with them'
+        )
       vectors[name] = values.reshape(table.num_rows, -1)
   ids = table.column('id').to_numpy()
   return Rows(ids, names, label, vectors)
+
+
+def check_rows(
+  rows: Rows, identity: Identity, shard: int, *, path: str
+) -> None:
+  """Raises ValueError unless ids and labels are such as this shard can have."""
+  span = identity.span(shard)
+  if (np.diff(rows.id) <= 0).any():
+    raise ValueError(f'{path}: its ids do not rise, so they name no pictures')
+  if rows.id[0] not in span or rows.id[-1] not in span:
+    raise ValueError(
+      f'{path}: its ids are not those of its file, {span.start} to '
+      f'{span.stop - 1}'
+    )
+  if rows.label is None:
+    return
+  wrong = (rows.label < NO_LABEL) | (rows.label >= identity.num_classes)
+  if wrong.any():
+    raise ValueError(
+      f"{path}: column 'label' holds {rows.label[wrong][0]}, but there are "
+      f'{identity.num_classes} classes'
+    )
