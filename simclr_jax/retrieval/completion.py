@@ -78,8 +78,7 @@ def _conclude(
     raise ValueError(
       f'no picture of {source.name} could be read; the first: {bad[0]}'
     )
-  if bad:
-    embedding_files.write_skipped(out, bad)
+  embedding_files.write_skipped(out, bad)
   if missing or not (out / embedding_files.MANIFEST).exists():
     result = {
       'num_rows': num_rows,

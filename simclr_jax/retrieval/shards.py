@@ -221,8 +221,7 @@ def _schema(identity: Identity) -> Any:
 
 def _table(rows: Rows, identity: Identity, schema: Any) -> Any:
   arrow = parquet_schema.pyarrow()
-  # Names of files need not be valid text, those in Parquet must.
-  names = [p.encode('utf-8', 'backslashreplace').decode() for p in rows.path]
+  names = [stored_name(path) for path in rows.path]
   columns: dict[str, Any] = {
     'id': arrow.array(rows.id, arrow.int64()),
     'path': arrow.array(names, arrow.string()),
@@ -235,6 +234,11 @@ def _table(rows: Rows, identity: Identity, schema: Any) -> Any:
   if identity.num_classes:
     columns['label'] = arrow.array(rows.label, arrow.int64())
   return arrow.table(columns, schema=schema)
+
+
+def stored_name(path: str) -> str:
+  """As Parquet can hold it: names of files need not be valid text."""
+  return path.encode('utf-8', 'backslashreplace').decode()
 
 
 def from_table(table: Any, *, path: str) -> Rows:

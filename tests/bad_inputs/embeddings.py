@@ -276,6 +276,11 @@ _EMBED = {
   ),
   'remote out': (_embed(out='gs://b/e'), 'must be a local or mounted folder'),
   'empty out': (_embed('--out='), '--out= is empty'),
+  'add to nothing': (_embed('--add'), 'holds no embeddings'),
+  'add to a data set': (
+    _embed('--add', '--split=train', given='digits'),
+    '--add: digits has no pictures that come and go',
+  ),
   'started is no JSON': (
     _embed_into(_started('{')),
     r'embedding_run\.json is damaged',
