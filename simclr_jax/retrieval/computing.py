@@ -145,7 +145,7 @@ def _rows(
   base: str,
 ) -> shards.Rows:
   return shards.Rows(
-    id=good[encoded.rows],
+    id=identity.first_id + good[encoded.rows],
     path=[relative(part.example_id(i), base) for i in encoded.rows.tolist()],
     label=encoded.label if identity.num_classes else None,
     vectors=encoding.stored(

@@ -8,9 +8,10 @@
   OUT/added-00001-.../             the same for pictures that were added later
 
 `id` is the row of the source, so that of every picture; rows of bad pictures
-are missing. A shard is written under a hidden name and renamed: one that is
-there is complete, and says in its own metadata what it holds and of what. So
-whatever is killed at whatever moment, the same command continues.
+are missing, and ids of what is added follow. A shard is written under a hidden
+name and renamed: one that is there is complete, and says in its own metadata
+what it holds and of what. So whatever is killed at whatever moment, the same
+command continues.
 """
 
 from __future__ import annotations
@@ -84,7 +85,13 @@ def check_free(out: pathlib.Path) -> None:
 def is_grown(out: pathlib.Path) -> bool:
   """Whether pictures have been added to the set in a folder."""
   file = out / MANIFEST
-  return file.exists() and members.is_grown(atomic.read_json(file))
+  try:
+    return file.exists() and members.is_grown(atomic.read_json(file))
+  except ValueError as error:
+    raise ValueError(
+      f'{error}; if nothing was ever added to {out}, delete it, and the same '
+      'command writes it anew'
+    ) from error
 
 
 def _hint(out: pathlib.Path, about: Any) -> str:

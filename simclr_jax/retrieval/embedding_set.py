@@ -134,15 +134,18 @@ class EmbeddingSet:
     Raises:
       ValueError: If there is no such id, or its picture could not be read.
     """
+    first = self.identity.first_id
+    known = range(first, first + self.identity.num_examples)
     positions = []
     for i in ids:
-      if not 0 <= i < self.identity.num_examples:
+      if i not in known:
         raise ValueError(
-          f'id {i} is not in {self.folder}: ids are 0 to '
-          f'{self.identity.num_examples - 1}'
+          f'id {i} is not in {self.folder}: ids are {known.start} to '
+          f'{known.stop - 1}'
         )
-      before = [m for m in self.members if m.first_id <= i]
-      member, own = before[-1], i - before[-1].first_id
+      before = [m for m in self.members if m.identity.first_id <= i]
+      member = before[-1]
+      own = i - member.identity.first_id
       local = own // member.identity.shard_rows
       shard = sum(m.identity.num_shards for m in before[:-1]) + local
       bad = sorted(b.id for b in self._shard(shard).bad)
@@ -154,11 +157,13 @@ class EmbeddingSet:
     return np.array(positions, np.int64)
 
   def bad(self) -> list[list[shards.Bad]]:
-    """Pictures without an embedding, for each member with its own ids."""
-    found: dict[int, list[shards.Bad]] = {m.first_id: [] for m in self.members}
-    for shard, (member, _) in enumerate(self._places):
-      found[member.first_id] += self._shard(shard).bad
-    return list(found.values())
+    """Pictures without an embedding, of each member."""
+    found: list[list[shards.Bad]] = []
+    for shard, (_, local) in enumerate(self._places):
+      if not local:
+        found.append([])
+      found[-1] += self._shard(shard).bad
+    return found
 
   @property
   def earlier(self) -> frozenset[str]:
@@ -211,7 +216,7 @@ class EmbeddingSet:
       raise ValueError(f'{path} is damaged: {error}; {cure}') from error
     rows = shards.from_table(table, path=str(path))
     shards.check_rows(rows, member.identity, local, path=str(path))
-    return rows._replace(id=rows.id + member.first_id)
+    return rows
 
 
 class Column:

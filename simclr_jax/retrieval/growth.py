@@ -88,6 +88,9 @@ def add(
         before.identity, identity, out, ignore=('source', 'num_examples')
       )
     opening.keep(looked, out)
+  identity = dataclasses.replace(
+    identity, first_id=before.identity.num_examples
+  )
   about = embedding.describe(space, found, new)
   bad = [*new.skipped]
   computed = 0
@@ -172,9 +175,10 @@ def _names(embeddings: EmbeddingSet) -> list[list[str]]:
     known.update(zip(rows.id.tolist(), rows.path, strict=True))
   found = []
   for member, bad in zip(embeddings.members, embeddings.bad(), strict=True):
+    first = member.identity.first_id
     for each in bad:
-      known[member.first_id + each.id] = shards.stored_name(each.path)
-    ids = range(member.first_id, member.first_id + member.identity.num_examples)
+      known[first + each.id] = shards.stored_name(each.path)
+    ids = range(first, first + member.identity.num_examples)
     if absent := [i for i in ids if i not in known]:
       raise ValueError(f'{member.folder} does not say what {absent[0]} is')
     found.append([known[i] for i in ids])
@@ -258,11 +262,7 @@ def publish(
         f'another command has added to {out} meanwhile; give the same command '
         'again'
       )
-    (closed,) = added.members
-    whole = (
-      *before.members,
-      closed._replace(first_id=before.identity.num_examples),
-    )
+    whole = (*before.members, *added.members)
     bad = sum(map(len, before.bad())) + sum(map(len, added.bad()))
     devices = {
       str(device)

@@ -31,13 +31,11 @@ class Member(NamedTuple):
     folder: Of its files.
     identity: What it is of.
     counts: Embeddings in each of its shards.
-    first_id: What is added to its own ids.
   """
 
   folder: pathlib.Path
   identity: Identity
   counts: tuple[int, ...]
-  first_id: int
 
 
 def folder_name(number: int, identity: Identity) -> str:
@@ -104,11 +102,12 @@ def from_json(
       together, or lie outside the folder.
   """
   if not is_grown(manifest):
-    return (_read(manifest, folder=folder, first_id=0, where=where),)
+    return (_read(manifest, folder=folder, where=where),)
   entries = manifest.get(_KEY)
   if not isinstance(entries, list) or not entries:
     raise ValueError(f'{where}: {_KEY} is damaged')
   found: list[Member] = []
+  first_id = 0
   for number, entry in enumerate(entries):
     name = entry.get('folder') if isinstance(entry, dict) else None
     if (
@@ -120,10 +119,12 @@ def from_json(
         f'{where}: {_KEY} {number} lies in {str(name)[:99]!r}, which is no '
         'folder that simclr_jax.embed --add makes'
       )
-    first_id = sum(member.identity.num_examples for member in found)
-    found.append(
-      _read(entry, folder=folder / name, first_id=first_id, where=where)
-    )
+    found.append(_read(entry, folder=folder / name, where=where))
+    if found[-1].identity.first_id != first_id:
+      raise ValueError(
+        f'{where}: ids of {_KEY} {number} do not begin with {first_id}'
+      )
+    first_id += found[-1].identity.num_examples
     for field in _SAME:
       if getattr(found[0].identity, field) != getattr(
         found[-1].identity, field
@@ -135,11 +136,7 @@ def from_json(
 
 
 def _read(
-  entry: Mapping[str, Any],
-  *,
-  folder: pathlib.Path,
-  first_id: int,
-  where: str,
+  entry: Mapping[str, Any], *, folder: pathlib.Path, where: str
 ) -> Member:
   identity = identity_from_json(entry.get('identity'), where=where)
   counts = entry.get('rows_of_shards')
@@ -150,4 +147,4 @@ def _read(
     or not sum(counts)
   ):
     raise ValueError(f'{where}: rows_of_shards is damaged')
-  return Member(folder, identity, tuple(counts), first_id)
+  return Member(folder, identity, tuple(counts))

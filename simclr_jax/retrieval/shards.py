@@ -28,7 +28,13 @@ HIDDEN = '.part-'
 
 
 class Bad(NamedTuple):
-  """A picture that has no embedding."""
+  """A picture that has no embedding.
+
+  Attributes:
+    id: Row of the source: ids of a set begin with its `first_id`.
+    path: Its name.
+    reason: Why.
+  """
 
   id: int
   path: str
@@ -279,10 +285,10 @@ def check_rows(
   span = identity.span(shard)
   if (np.diff(rows.id) <= 0).any():
     raise ValueError(f'{path}: its ids do not rise, so they name no pictures')
-  if rows.id[0] not in span or rows.id[-1] not in span:
+  first, last = (identity.first_id + i for i in (span.start, span.stop - 1))
+  if rows.id[0] < first or rows.id[-1] > last:
     raise ValueError(
-      f'{path}: its ids are not those of its file, {span.start} to '
-      f'{span.stop - 1}'
+      f'{path}: its ids are not those of its file, {first} to {last}'
     )
   if rows.label is None:
     return

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 from PIL import Image
+import pyarrow.parquet as pq
 import pytest
 
 from simclr_jax.retrieval import (
@@ -100,7 +101,9 @@ def test_only_new_pictures_are_embedded(workdir, place, tmp_path):
   # What was there is what it was, but for the description.
   after = contents(out)
   changed = {name for name in before if after[name] != before[name]}
-  assert {n for n in changed if not n.startswith('data_cache')} == {
+  # What was found out about the new pictures is known the next time.
+  assert any(n.startswith('data_cache/') for n in after.keys() - before.keys())
+  assert changed == {
     'embeddings.json',
     'skipped_files.txt',
   }
@@ -115,6 +118,9 @@ def test_only_new_pictures_are_embedded(workdir, place, tmp_path):
     'y.jpg',
   ]
   assert json.loads((out / 'embeddings.json').read_text())['num_bad'] == 2
+  # Whatever reads Parquet sees one table.
+  files = [*sorted(out.glob('part-*')), *sorted(out.glob('added-*/part-*'))]
+  assert pq.read_table(files)['id'].to_pylist() == list(range(8))
   # The same vectors as in a set that is made anew.
   embed(workdir, place / 'pictures', tmp_path / 'anew', **OPTIONS)
   _, anew = rows(tmp_path / 'anew')
@@ -387,6 +393,8 @@ def test_transforms_and_indexes_follow(workdir, place):
     ({'identity': None}, 'is no description of embeddings'),
     ({'rows_of_shards': [3]}, 'rows_of_shards is damaged'),
     ({'space': 'other'}, 'differ in space'),
+    ({'first_id': 4}, 'ids of members 1 do not begin with 5'),
+    ({'first_id': True}, 'the description of the embeddings is damaged'),
     ({'source': 'other'}, 'not those that its identity is of'),
   ],
 )
@@ -407,6 +415,18 @@ def test_members_of_strangers_are_data(workdir, place, change, what):
     atomic.write_json(file, manifest | {'members': value})
     with pytest.raises(ValueError, match='embeddings.json: members'):
       EmbeddingSet(place / 'e')
+
+
+def test_a_damaged_description_can_be_written_anew(workdir, place):
+  file = place / 'e' / 'embeddings.json'
+  file.write_text('{')
+  with pytest.raises(ValueError, match='delete it, and the same command'):
+    embed(workdir, place / 'pictures', place / 'e', **OPTIONS)
+  file.unlink()
+  assert embed(workdir, place / 'pictures', place / 'e', **OPTIONS)._replace(
+    bad=()
+  ) == (place / 'e', 5, (), 0)
+  assert rows(place / 'e')[1].path == OLD
 
 
 def test_versions_that_know_no_members_refuse(workdir, place):
