@@ -77,6 +77,10 @@ def add(
         'by name, as a folder has; embed into a new --out'
       )
     before = EmbeddingSet(out)
+    if jax.process_index() == 0:
+      # `publish` locks it; after hours of work is too late to find it is not.
+      with open(out / embedding_files.STARTED, 'r+b'):
+        pass
   with opening.workdir(out) as looked:
     with processes.together():
       new = find_new(before, found, workdir=looked)
