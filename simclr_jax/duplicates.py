@@ -26,7 +26,7 @@ from typing import Any
 from absl import app, flags
 import jax
 
-from simclr_jax import console, flag_errors
+from simclr_jax import console, flag_errors, out_file
 from simclr_jax.retrieval import (
   atomic,
   duplicates,
@@ -74,16 +74,29 @@ def main(argv: list[str]) -> int:
   try:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
-    if _OUT.value and not _OUT.value.endswith('.json'):
-      raise ValueError(f'--out={_OUT.value}: a .json is wanted')
-    if _SHEET.value:
-      sheets.check_path(_SHEET.value)
+    _check_flags()
     _run(EmbeddingSet(pathlib.Path(str(_EMBEDDINGS.value))))
   except OSError as error:
     return console.fail(error, code=console.EXIT_FAILED)
   except ValueError as error:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
   return 0
+
+
+def _check_flags() -> None:
+  """Raises ValueError if a number is out of range, or files cannot be."""
+  threshold = 0.0 if _THRESHOLD.value is None else _THRESHOLD.value
+  duplicates.check(threshold, _K.value)
+  if _OUT.value:
+    if not _OUT.value.endswith('.json'):
+      raise ValueError(f'--out={_OUT.value}: a .json is wanted')
+    out_file.check(_OUT.value, local=True)
+  if _SHEET.value:
+    sheets.check_path(_SHEET.value, flag='sheet')
+  elif _PICTURES.value and not _BYTES.value:
+    raise ValueError(
+      '--pictures is for --bytes and --sheet: nothing else reads pictures'
+    )
 
 
 def _run(embeddings: EmbeddingSet) -> None:
@@ -162,6 +175,7 @@ def _write_sheet(
   left_out = max(len(groups) - most, 0)
   more = f' (without the last {left_out:,} groups)' if left_out else ''
   print(f'-> {_SHEET.value}{more}', file=sys.stderr)
+  shown.warn()
 
 
 if __name__ == '__main__':

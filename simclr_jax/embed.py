@@ -15,6 +15,10 @@ counted and listed in DIR/skipped_files.txt. Killed at any moment, the same
 command continues; every picture is embedded once. With several processes
 (--coordinator, or found by themselves) all need the same DIR.
 
+When pictures have been added to the folder, the same command with --add embeds
+those alone; ids stay what they are. Pictures that are gone or have changed are
+refused: DIR would find what is not there.
+
 Exit codes: 0 done, 1 could not be written, 2 wrong input, 69 another process
 was lost, 75 stopped by a signal (of several processes the one that got it dies
 of it, and the others end with 69). After 1, 69 and 75 the same command
@@ -32,7 +36,14 @@ import jax
 
 from simclr_jax import console, flag_errors, multi_process, processes
 from simclr_jax.data import pipeline
-from simclr_jax.retrieval import completion, embedding, inputs, spaces
+from simclr_jax.retrieval import (
+  completion,
+  computing,
+  embedding,
+  growth,
+  inputs,
+  spaces,
+)
 from simclr_jax.retrieval.identity import DTYPES, OUTPUTS
 from simclr_jax.training import checkpoint, choice, signals
 from simclr_jax.training import passport as passport_lib
@@ -64,6 +75,11 @@ _SHARD_ROWS = flags.DEFINE_integer(
   'shard_rows',
   embedding.SHARD_ROWS,
   'Pictures to a file: what is computed again after a kill, at most.',
+)
+_ADD = flags.DEFINE_bool(
+  'add',
+  False,
+  'Into a finished set whose folder has grown: embed the new pictures alone.',
 )
 _RANDOM_INIT = flags.DEFINE_bool(
   'random_init', False, 'The network freshly initialised: the baseline.'
@@ -112,7 +128,7 @@ def main(argv: list[str]) -> int:
       found = _find(loaded)
     try:
       return _embed(loaded, found, options)
-    except embedding.Stopped:
+    except computing.Stopped:
       print('stopped; the same command continues', file=sys.stderr)
       return console.EXIT_STOPPED
 
@@ -160,8 +176,9 @@ def _embed(
   start = time.monotonic()
   kind = spaces.KINDS[1] if _RANDOM_INIT.value else spaces.KINDS[0]
 
-  def embed(stop_fn: embedding.StopFn) -> completion.Embedded:
-    return embedding.embed(
+  def embed(stop_fn: computing.StopFn) -> completion.Embedded:
+    embed_fn = growth.add if _ADD.value else embedding.embed
+    return embed_fn(
       loaded,
       found,
       out=pathlib.Path(str(_OUT.value)),

@@ -22,7 +22,15 @@ from simclr_jax import command_help, console
 from simclr_jax import config as config_lib
 
 _CONFIG = 'config'
-_PATHS = ('workdir', 'checkpoint', 'out', 'source', 'continue_from')
+_PATHS = (
+  'workdir',
+  'checkpoint',
+  'out',
+  'source',
+  'continue_from',
+  'embeddings',
+  'input',
+)
 
 
 def parse(

@@ -33,7 +33,7 @@ import sys
 from absl import app, flags
 import jax
 
-from simclr_jax import console, flag_errors
+from simclr_jax import console, flag_errors, out_file
 from simclr_jax.data import names as names_lib
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
@@ -103,6 +103,16 @@ _MAX_QUERIES = flags.DEFINE_integer(
 )
 flags.adopt_module_key_flags(console)
 
+# Flags that say something only of some kinds of index, of a search, and of a
+# judgement: given without that, they would be left unread.
+_OF_INDEX = {
+  'num_probes': ('ivf',),
+  'ef_search': ('hnsw',),
+  'rebuild': ('ivf', 'hnsw'),
+}
+_SEARCHES = ('query', 'rows', 'k', 'pictures', 'checkpoint', 'loader')
+_JUDGES = ('queries', 'ks', 'max_queries')
+
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
@@ -125,14 +135,36 @@ def main(argv: list[str]) -> int:
 
 def _check_flags() -> None:
   """Raises ValueError if they contradict each other."""
+  given = [name for name in flags.FLAGS if flags.FLAGS[name].present]
+  index = _INDEX.value
+  for name in given:
+    if name in _OF_INDEX and index in indexes.KINDS:
+      if index not in _OF_INDEX[name]:
+        kinds = ' or '.join(_OF_INDEX[name])
+        raise ValueError(f'--{name} is for --index={kinds}, not {index}')
+    if _EVALUATE.value and name in _SEARCHES:
+      raise ValueError(f'--evaluate takes no --query, no --rows, no --{name}')
+    if not _EVALUATE.value and name in _JUDGES:
+      raise ValueError(
+        f'--{name} is for --evaluate; pictures to search with go to --query'
+      )
+    if name in ('query', 'rows') and not flags.FLAGS[name].value:
+      raise ValueError(f'--{name}= is empty')
+    if name in ('checkpoint', 'loader') and not _QUERY.value:
+      raise ValueError(f'--{name} is for --query; nothing else is encoded')
+    if name in ('metric', 'output') and _EVALUATE.value and index == 'exact':
+      raise ValueError(
+        f'--evaluate judges every output and metric; --{name} would choose '
+        'that of an approximate --index'
+      )
+  if _K.value < 1:
+    raise ValueError(f'--k={_K.value}: at least 1 is wanted')
   if _EVALUATE.value:
-    if _QUERY.value or _ROWS.value:
-      raise ValueError('--evaluate takes no --query or --rows')
     if _OUT.value and not _OUT.value.endswith('.json'):
       raise ValueError(f'--out={_OUT.value}: --evaluate writes a .json')
+    if _OUT.value:
+      out_file.check(_OUT.value, local=True)
     return
-  if _QUERIES.value:
-    raise ValueError('--queries is for --evaluate; pictures go to --query')
   if _QUERY.value and _ROWS.value:
     raise ValueError('--query and --rows exclude each other')
   if _OUT.value:
@@ -141,6 +173,8 @@ def _check_flags() -> None:
         '--out needs something to search with: --query or --rows'
       )
     sheets.check_path(_OUT.value)
+  elif _PICTURES.value:
+    raise ValueError('--pictures is for --out: nothing else shows pictures')
 
 
 def _open(embeddings: EmbeddingSet) -> tuple[views.View, indexes.Index]:
@@ -190,6 +224,10 @@ def _search(embeddings: EmbeddingSet) -> None:
       shown=shown,
       num_shown=most,
     )
+  others = len(embeddings) - (not _QUERY.value)
+  if _K.value > others:
+    what = 'embeddings' if _QUERY.value else 'others'
+    print(f'--k={_K.value}: the {others:,} {what} are shown', file=sys.stderr)
   answers = searching.answer(
     embeddings, view, index, queries=queries, k=_K.value
   )
@@ -204,6 +242,7 @@ def _search(embeddings: EmbeddingSet) -> None:
       embeddings, shown, queries=queries, answers=answers[:most]
     )
     _write_sheet(embeddings, view, lines, left_out=len(answers) - len(lines))
+    shown.warn()
 
 
 def _write_sheet(

@@ -36,6 +36,8 @@ _IMPORTS = (
   'simclr_jax.evaluation.jobs',
   'simclr_jax.evaluation.plots',
   'simclr_jax.reports.page',
+  'simclr_jax.retrieval.judging',
+  'simclr_jax.retrieval.duplicates',
   'cloudpickle',
   'cv2',
   'pyarrow.parquet',

@@ -22,6 +22,7 @@ from tests.bad_inputs import (
   checkpoints,
   classifiers,
   configs,
+  embeddings,
   exports,
   images,
   imports,
@@ -42,6 +43,7 @@ ROWS: list[Row] = [
   *exports.ROWS,
   *imports.ROWS,
   *classifiers.ROWS,
+  *embeddings.ROWS,
 ]
 _MOST_BYTES = 2 << 30  # A command that has done nothing yet needs 0.2.
 
@@ -82,6 +84,9 @@ def test_there_are_many_and_each_has_its_name():
     'finetune',
     'label_efficiency',
     'distill',
+    'embed',
+    'search',
+    'duplicates',
   }
 
 

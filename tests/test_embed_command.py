@@ -3,9 +3,12 @@
 import json
 
 import numpy as np
+from PIL import Image
 import pyarrow.parquet as pq
 
+from simclr_jax.retrieval.embedding_set import EmbeddingSet
 from tests import multi_process, small_run
+from tests.retrieval import retrieval_run
 
 N, SHARD = 90, 10
 # Sends its own process a signal in the middle of its second shard: the file is
@@ -80,3 +83,46 @@ def test_every_picture_once_after_kill_9_on_other_hosts(tmp_path):
   assert {name: (out / name).stat().st_mtime_ns for name in there} == there
   assert json.loads((out / 'embeddings.json').read_text())['num_rows'] == N
   assert not list(out.glob('.*'))
+
+
+def test_pictures_are_added_by_two_hosts(tmp_path):
+  """Each computes files of the new member; the old ones stay as they are."""
+  workdir, out, folder = (tmp_path / name for name in ('run', 'e', 'pictures'))
+  small_run.save_small_run(workdir)
+  folder.mkdir()
+
+  def paint(names):
+    for name in names:
+      rng = np.random.default_rng(ord(name))
+      pixels = rng.integers(0, 256, (9, 9, 3), np.uint8)
+      Image.fromarray(pixels).save(folder / f'{name}.png')
+
+  paint('mnop')
+  retrieval_run.embed(workdir, folder, out, shard_rows=2)
+  old = {p.name: p.read_bytes() for p in out.glob('part-*')}
+  paint('azbyc')
+  with multi_process.Processes(
+    (
+      f'--checkpoint={workdir}',
+      f'--input={folder}',
+      f'--out={out}',
+      '--loader=opencv',
+      '--shard_rows=2',
+      '--peer_timeout=60',
+      '--add',
+    ),
+    count=2,
+    logs=tmp_path / 'two',
+    module='simclr_jax.embed',
+    cache=tmp_path / 'programs',
+  ) as two:
+    two.finish()
+    assert '9 embeddings of h, 4 of them there already' in two.log(0)
+  assert {p.name: p.read_bytes() for p in out.glob('part-*')} == old
+  found = EmbeddingSet(out)
+  rows = found.rows(0, 9, ('path', 'h'))
+  assert [path[0] for path in rows.path] == [*'mnop', *'abcyz']
+  np.testing.assert_array_equal(rows.id, np.arange(9))
+  assert len(np.unique(rows.vectors['h'], axis=0)) == 9
+  assert len(list(found.members[1].folder.glob('part-*'))) == 3
+  assert not list(out.rglob('.*'))

@@ -195,37 +195,3 @@ def test_vectors_of_another_checkpoint_are_refused(
   )
   assert done.err.strip().splitlines()[-1].startswith('error: ')
   assert 'is not the encoder that made' in done.err
-
-
-@pytest.mark.parametrize(
-  'module,arguments,what',
-  [
-    ('search', ['--embeddings=/nowhere'], 'holds no embeddings'),
-    ('search', ['--rows=99'], 'id 99 is not in'),
-    ('search', ['--rows=x'], "--rows: 'x' is no whole number"),
-    ('search', ['--query=/nowhere.jpg'], '/nowhere.jpg cannot be read'),
-    ('search', ['--out=a.gif', '--rows=1'], 'ends in .png or .html'),
-    ('search', ['--out=a.png'], 'needs something to search with'),
-    ('search', ['--index=flat', '--rows=1'], 'known: exact, ivf, hnsw'),
-    ('search', ['--transform=pca:99', '--rows=1'], 'carry variance'),
-    ('search', ['--evaluate', '--rows=1'], 'takes no --query'),
-    ('duplicates', ['--threshold=2'], 'a cosine in (-1, 1]'),
-    ('duplicates', ['--out=x.txt'], 'a .json is wanted'),
-    ('embed', ['--input=/nowhere/x'], 'is no file or folder'),
-    ('embed', ['--input=digits'], '--split is empty'),
-    ('embed', ['--input=digits', '--outputs=x'], 'some of h, z'),
-    ('embed', ['--input=digits', '--shard_rows=0'], '--shard_rows=0'),
-  ],
-)
-def test_mistakes_are_one_line(
-  run, embedded, workdir, tmp_path, module, arguments, what
-):
-  if module == 'embed':
-    arguments = [
-      f'--checkpoint={workdir}', f'--out={tmp_path / "e"}', *arguments
-    ]  # fmt: skip
-  elif not arguments[0].startswith('--embeddings'):
-    arguments = [f'--embeddings={embedded}', *arguments]
-  done = run(module, *arguments, code=2)
-  errors = [x for x in done.err.splitlines() if x.startswith('error: ')]
-  assert len(errors) == 1 and what in errors[0], done.err

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import os
 import sys
 from typing import Any
 
@@ -19,7 +18,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import console, multi_process, processes
+from simclr_jax import console, multi_process, out_file, processes
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint, choice
 
@@ -156,24 +155,9 @@ def _kind() -> str:
       '--follow judges every step into its own file: no --step or --out with it'
     )
   if OUT.value:
-    _check_out(OUT.value)
+    out_file.check(OUT.value)
   choice.parse_step(STEP.value)
   return kind
-
-
-def _check_out(path: str) -> None:
-  """Raises before hours of work whose result could not be written."""
-  folder = os.path.dirname(path) or '.'
-  if '://' in path:
-    return
-  if os.path.isdir(path):
-    raise ValueError(f'--out={path} is a folder; name a file')
-  try:
-    os.makedirs(folder, exist_ok=True)
-  except OSError as error:
-    raise ValueError(f'--out={path}: {error}; name another file') from error
-  if not os.access(folder, os.W_OK):
-    raise ValueError(f'--out={path}: {folder} is not writable')
 
 
 def _judge(

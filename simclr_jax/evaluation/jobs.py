@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
-import datetime
 import hashlib
 import json
 import os
-import pathlib
-import platform
 import sys
 import time
 from typing import Any
@@ -30,7 +27,7 @@ from simclr_jax.data import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import knn, linear_probe, official_probe
-from simclr_jax.training import checkpoint
+from simclr_jax.training import checkpoint, provenance
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
@@ -335,20 +332,8 @@ def make_report(
       }
       for name, source in (('train', subject.train), ('test', subject.test))
     },
-    'command': sys.argv,
-    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
     'seconds': round(time.monotonic() - start, 1),
-    'hardware': {
-      'backend': jax.default_backend(),
-      'device_kind': jax.devices()[0].device_kind,
-      'num_devices': jax.device_count(),
-      'num_processes': jax.process_count(),
-    },
-    'software': {
-      'jax': jax.__version__,
-      'python': platform.python_version(),
-      'git_revision': passport_lib.git_revision(pathlib.Path(__file__).parent),
-    },
+    **provenance.made_by(),
   }
 
 

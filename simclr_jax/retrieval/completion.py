@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import datetime
 import pathlib
-import platform
-import sys
 import time
 from typing import Any, NamedTuple
 
@@ -16,7 +13,7 @@ from simclr_jax import processes
 from simclr_jax.data.source import Source
 from simclr_jax.retrieval import atomic, embedding_files, shards
 from simclr_jax.retrieval.identity import Identity
-from simclr_jax.training import passport as passport_lib
+from simclr_jax.training import provenance
 
 # Longest wait until a file of another host shows here.
 _VISIBLE_SECONDS = 70.0
@@ -81,8 +78,7 @@ def _conclude(
     raise ValueError(
       f'no picture of {source.name} could be read; the first: {bad[0]}'
     )
-  if bad:
-    embedding_files.write_skipped(out, bad)
+  embedding_files.write_skipped(out, bad)
   if missing or not (out / embedding_files.MANIFEST).exists():
     result = {
       'num_rows': num_rows,
@@ -91,7 +87,9 @@ def _conclude(
       'devices': sorted({shard.device for shard in all_shards}),
     }
     manifest = {'identity': identity.to_json(), **about, **result}
-    atomic.write_json(out / embedding_files.MANIFEST, manifest | _made_by())
+    atomic.write_json(
+      out / embedding_files.MANIFEST, manifest | provenance.made_by()
+    )
   embedding_files.remove_unfinished(out)
   computed = sum(all_shards[k].num_rows for k in missing)
   return Embedded(out, num_rows, tuple(bad), computed)
@@ -119,20 +117,3 @@ def _wait_for_shards(out: pathlib.Path, identity: Identity) -> None:
         'folder for all of them'
       )
     time.sleep(0.5)
-
-
-def _made_by() -> dict[str, Any]:
-  return {
-    'command': sys.argv,
-    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
-    'hardware': {
-      'backend': jax.default_backend(),
-      'num_devices': jax.device_count(),
-      'num_processes': jax.process_count(),
-    },
-    'software': {
-      'jax': jax.__version__,
-      'python': platform.python_version(),
-      'git_revision': passport_lib.git_revision(pathlib.Path(__file__).parent),
-    },
-  }

@@ -106,6 +106,15 @@ def suggest_threshold(bank_nxD: Bank, search_fn: SearchFn) -> float:
   return float(1 - max(1 - np.median(nearest), 0) * _CLOSE)
 
 
+def check(threshold: float, k: int) -> None:
+  """Raises ValueError if a number is out of range."""
+  if not -1 < threshold <= 1 or k < 1:
+    raise ValueError(
+      f'--threshold={threshold} --k={k}: a cosine in (-1, 1] and at least 1 '
+      'are wanted'
+    )
+
+
 def find_groups(
   bank_nxD: Bank, search_fn: SearchFn, *, threshold: float, k: int = 10
 ) -> Found:
@@ -120,11 +129,7 @@ def find_groups(
   Raises:
     ValueError: If a number is out of range.
   """
-  if not -1 < threshold <= 1 or k < 1:
-    raise ValueError(
-      f'--threshold={threshold} --k={k}: a cosine in (-1, 1] and at least 1 '
-      'are wanted'
-    )
+  check(threshold, k)
   size = len(bank_nxD)
   parent = np.arange(size)
   nearest = np.full(size, -1.0, np.float32)

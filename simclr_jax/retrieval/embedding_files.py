@@ -5,11 +5,13 @@
   OUT/embedding_run.json           what is being computed, from the start on
   OUT/embeddings.json              the same and what came out, once all is there
   OUT/skipped_files.txt            pictures that could not be read, and why
+  OUT/added-00001-.../             the same for pictures that were added later
 
 `id` is the row of the source, so that of every picture; rows of bad pictures
-are missing. A shard is written under a hidden name and renamed: one that is
-there is complete, and says in its own metadata what it holds and of what. So
-whatever is killed at whatever moment, the same command continues.
+are missing, and ids of what is added follow. A shard is written under a hidden
+name and renamed: one that is there is complete, and says in its own metadata
+what it holds and of what. So whatever is killed at whatever moment, the same
+command continues.
 """
 
 from __future__ import annotations
@@ -18,17 +20,21 @@ from collections.abc import Sequence
 import contextlib
 import fcntl
 import pathlib
+import shutil
+import time
 from typing import Any
 
 from absl import logging
 
 from simclr_jax.data.names import printable
 from simclr_jax.data.sources import parquet_schema
-from simclr_jax.retrieval import atomic, shards
+from simclr_jax.retrieval import atomic, members, shards
 from simclr_jax.retrieval.identity import Identity, identity_from_json
 
 STARTED, MANIFEST = 'embedding_run.json', 'embeddings.json'
 SKIPPED = 'skipped_files.txt'
+LOOKING = '.looking-'  # what `opening.workdir` makes
+_OLD_SECONDS = 24 * 3600.0
 
 
 def claim(out: pathlib.Path, identity: Identity, about: Any) -> None:
@@ -47,7 +53,12 @@ def claim(out: pathlib.Path, identity: Identity, about: Any) -> None:
     before = identity_from_json(
       atomic.read_json(file).get('identity'), where=str(file)
     )
-    _check_same(before, identity, out)
+    check_same(before, identity, out, hint=_hint(out, about))
+    if is_grown(out):
+      raise ValueError(
+        f'--out={out} has been added to since it held these pictures alone; '
+        'give --add'
+      )
     return
   check_free(out)
   out.mkdir(parents=True, exist_ok=True)
@@ -71,22 +82,64 @@ def check_free(out: pathlib.Path) -> None:
     )
 
 
-def _check_same(before: Identity, now: Identity, out: pathlib.Path) -> None:
+def is_grown(out: pathlib.Path) -> bool:
+  """Whether pictures have been added to the set in a folder."""
+  file = out / MANIFEST
+  try:
+    return file.exists() and members.is_grown(atomic.read_json(file))
+  except ValueError as error:
+    raise ValueError(
+      f'{error}; if nothing was ever added to {out}, delete it, and the same '
+      'command writes it anew'
+    ) from error
+
+
+def _hint(out: pathlib.Path, about: Any) -> str:
+  """What may be meant where the pictures are others than before."""
+  source = about.get('input', {}).get('data', {}).get('source')
+  if source != 'folder':
+    return ''
+  if not (out / MANIFEST).exists():
+    return (
+      '. (If pictures were added: the set must be finished with the old ones '
+      'alone before --add embeds them)'
+    )
+  return '. If pictures were added, --add embeds those alone'
+
+
+def check_same(
+  before: Identity,
+  now: Identity,
+  out: pathlib.Path,
+  *,
+  ignore: Sequence[str] = (),
+  hint: str = '',
+) -> None:
+  """Raises ValueError unless two identities are the same, naming what differs.
+
+  Args:
+    before: Of what is in `out`.
+    now: Of what is to be there.
+    out: Folder.
+    ignore: Fields that may differ.
+    hint: Added where nothing but the pictures differs.
+  """
   old, new = before.to_json(), now.to_json()
   reasons = {
     'space': 'another checkpoint, step or preprocessing',
     'source': 'the pictures have changed',
   }
-  changed = [
-    reasons.get(name, f'{name}: {old[name]} -> {new[name]}')
+  changed = {
+    name: reasons.get(name, f'{name}: {old[name]} -> {new[name]}')
     for name in new
-    if old[name] != new[name]
-  ]
+    if old[name] != new[name] and name not in ignore
+  }
   if changed:
-    lines = '\n'.join(f'  - {line}' for line in changed)
+    lines = '\n'.join(f'  - {line}' for line in changed.values())
     raise ValueError(
       f'--out={out} holds embeddings of something else; to continue would mix '
       f'the two:\n{lines}\nName a new folder, or delete this one'
+      + (hint if changed.keys() <= {'source', 'num_examples'} else '')
     )
 
 
@@ -110,9 +163,16 @@ def complete_shard(
 
 
 def write_skipped(folder: pathlib.Path, bad: Sequence[tuple[str, str]]) -> None:
-  """Lists (path, reason), one a line."""
+  """Lists (path, reason), one a line; without any there is no file."""
+  if not bad:
+    (folder / SKIPPED).unlink(missing_ok=True)
+    return
   lines = (f'{printable(path)}\t{printable(why)}\n' for path, why in bad)
-  atomic.write_atomically(folder / SKIPPED, ''.join(lines).encode())
+  content = ''.join(lines).encode()
+  with contextlib.suppress(OSError):
+    if (folder / SKIPPED).read_bytes() == content:
+      return
+  atomic.write_atomically(folder / SKIPPED, content)
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
@@ -122,3 +182,8 @@ def remove_unfinished(folder: pathlib.Path) -> None:
     with contextlib.suppress(OSError), open(path, 'r+b') as file:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       path.unlink(missing_ok=True)
+  for path in folder.glob(f'{LOOKING}*'):
+    with contextlib.suppress(OSError):
+      # One of today may be in use.
+      if time.time() - path.stat().st_mtime > _OLD_SECONDS:
+        shutil.rmtree(path, ignore_errors=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from simclr_jax.data.sources import parquet_schema
-from simclr_jax.retrieval import atomic, embedding_files, shards
-from simclr_jax.retrieval.identity import Identity, identity_from_json
+from simclr_jax.retrieval import atomic, embedding_files, members, shards
+from simclr_jax.retrieval.identity import Identity
 
 _PLAIN = ('id', 'path', 'label')
 
@@ -25,7 +25,8 @@ class EmbeddingSet:
 
   Attributes:
     folder: Of the set.
-    identity: What it is of.
+    members: Its closed parts, one where nothing was added.
+    identity: What it is of, all members together.
     manifest: embeddings.json.
   """
 
@@ -45,17 +46,19 @@ class EmbeddingSet:
         else f'{folder} holds no embeddings (simclr_jax.embed writes them)'
       )
     self.manifest = atomic.read_json(file)
-    self.identity: Identity = identity_from_json(
-      self.manifest.get('identity'), where=str(file)
+    self.members = members.from_json(
+      self.manifest, folder=self.folder, where=str(file)
     )
-    counts = self.manifest.get('rows_of_shards')
-    if (
-      not isinstance(counts, list)
-      or len(counts) != self.identity.num_shards
-      or not all(type(n) is int and 0 <= n < 2**40 for n in counts)
-      or not sum(counts)
-    ):
-      raise ValueError(f'{file}: rows_of_shards is damaged')
+    self.identity: Identity = members.combine(
+      [member.identity for member in self.members]
+    )
+    # Shards are counted through all members.
+    self._places = [
+      (member, shard)
+      for member in self.members
+      for shard in range(member.identity.num_shards)
+    ]
+    counts = [n for member in self.members for n in member.counts]
     self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     # The last row group: neighbouring rows are asked for one after another.
     self._group = functools.lru_cache(maxsize=2)(self._read_group)
@@ -131,25 +134,54 @@ class EmbeddingSet:
     Raises:
       ValueError: If there is no such id, or its picture could not be read.
     """
+    first = self.identity.first_id
+    known = range(first, first + self.identity.num_examples)
     positions = []
     for i in ids:
-      if not 0 <= i < self.identity.num_examples:
+      if i not in known:
         raise ValueError(
-          f'id {i} is not in {self.folder}: ids are 0 to '
-          f'{self.identity.num_examples - 1}'
+          f'id {i} is not in {self.folder}: ids are {known.start} to '
+          f'{known.stop - 1}'
         )
-      shard = i // self.identity.shard_rows
+      before = [m for m in self.members if m.identity.first_id <= i]
+      member = before[-1]
+      own = i - member.identity.first_id
+      local = own // member.identity.shard_rows
+      shard = sum(m.identity.num_shards for m in before[:-1]) + local
       bad = sorted(b.id for b in self._shard(shard).bad)
-      before = int(np.searchsorted(bad, i))
-      if before < len(bad) and bad[before] == i:
+      place = int(np.searchsorted(bad, own))
+      if place < len(bad) and bad[place] == own:
         raise ValueError(f'picture {i} of {self.folder} could not be read')
-      offset = i - self.identity.span(shard).start - before
+      offset = own - member.identity.span(local).start - place
       positions.append(int(self._starts[shard]) + offset)
     return np.array(positions, np.int64)
 
+  def bad(self) -> list[list[shards.Bad]]:
+    """Pictures without an embedding, of each member."""
+    found: list[list[shards.Bad]] = []
+    for shard, (_, local) in enumerate(self._places):
+      if not local:
+        found.append([])
+      found[-1] += self._shard(shard).bad
+    return found
+
+  @property
+  def earlier(self) -> frozenset[str]:
+    """Digests of the set before pictures were added to it."""
+    identities = [member.identity for member in self.members]
+    return frozenset(
+      members.combine(identities[:count]).digest
+      for count in range(1, len(identities))
+    )
+
+  def _path(self, shard: int) -> pathlib.Path:
+    member, local = self._places[shard]
+    return member.folder / member.identity.file_name(local)
+
   def _shard(self, shard: int) -> shards.Shard:
-    path = self.folder / self.identity.file_name(shard)
-    found = shards.open_shard(path, self.identity, shard)
+    path = self._path(shard)
+    member, local = self._places[shard]
+    found = shards.open_shard(path, member.identity, local)
     if found.num_rows != self._starts[shard + 1] - self._starts[shard]:
       raise ValueError(f'{path} has other rows than embeddings.json says')
     return found
@@ -168,17 +200,23 @@ class EmbeddingSet:
     self, shard: int, group: int, columns: tuple[str, ...]
   ) -> shards.Rows:
     file, _ = self._file(shard)
-    path = self.folder / self.identity.file_name(shard)
+    path = self._path(shard)
+    member, local = self._places[shard]
     arrow_error = parquet_schema.pyarrow().ArrowException
     wanted = list(dict.fromkeys(('id', *columns)))
     try:
       table = file.read_row_group(group, columns=wanted, use_threads=False)
     except (OSError, arrow_error) as error:
-      raise ValueError(
-        f'{path} is damaged: {error}; delete it, and the same '
-        'simclr_jax.embed command computes it again'
-      ) from error
-    return shards.from_table(table, path=str(path))
+      # With more than one member nobody knows which pictures it was of.
+      cure = (
+        'delete it, and the same simclr_jax.embed command computes it again'
+      )
+      if len(self.members) > 1:
+        cure = 'bring it back from a copy, or embed into a new --out'
+      raise ValueError(f'{path} is damaged: {error}; {cure}') from error
+    rows = shards.from_table(table, path=str(path))
+    shards.check_rows(rows, member.identity, local, path=str(path))
+    return rows
 
 
 class Column:

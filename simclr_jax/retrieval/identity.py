@@ -27,6 +27,7 @@ class Identity:
     normalized: Whether rows were divided by their norms.
     num_classes: 0 where there is no label.
     shard_rows: Rows of the source that a shard covers.
+    first_id: Id of the first row; not 0 in a set that was added to another.
   """
 
   space: str
@@ -37,6 +38,7 @@ class Identity:
   normalized: bool
   num_classes: int
   shard_rows: int
+  first_id: int = 0
 
   @property
   def num_shards(self) -> int:
@@ -53,8 +55,11 @@ class Identity:
     return f'part-{shard:05d}-of-{self.num_shards:05d}.parquet'
 
   def to_json(self) -> dict[str, Any]:
-    """For files; `from_json` reads it."""
-    return {'format': FORMAT, **dataclasses.asdict(self)}
+    """For files; `identity_from_json` reads it."""
+    value = {'format': FORMAT, **dataclasses.asdict(self)}
+    if not self.first_id:
+      del value['first_id']  # as before there was one: digests stay
+    return value
 
   @property
   def digest(self) -> str:
@@ -69,7 +74,7 @@ def identity_from_json(value: Any, *, where: str) -> Identity:
   Raises:
     ValueError: If it is no identity that this version reads.
   """
-  fields = {f.name for f in dataclasses.fields(Identity)}
+  fields = {f.name for f in dataclasses.fields(Identity)} - {'first_id'}
   if not isinstance(value, dict) or not fields <= value.keys():
     raise ValueError(f'{where} is no description of embeddings')
   if value.get('format') != FORMAT:
@@ -77,7 +82,10 @@ def identity_from_json(value: Any, *, where: str) -> Identity:
       f'{where} has format {str(value.get("format"))[:20]}, this simclr_jax '
       f'reads {FORMAT}; use the version that wrote it'
     )
-  identity = Identity(**{name: value[name] for name in fields})
+  first_id = value.get('first_id', 0)
+  identity = Identity(
+    **{name: value[name] for name in fields}, first_id=first_id
+  )
   texts = (identity.space, identity.source, identity.dtype)
   dims = identity.dims
   numbers = [identity.num_examples, identity.shard_rows]
@@ -86,8 +94,11 @@ def identity_from_json(value: Any, *, where: str) -> Identity:
   good = (
     all(isinstance(text, str) for text in texts)
     and isinstance(dims, dict)
+    and bool(dims)
     and dims.keys() <= set(OUTPUTS)
     and all(type(n) is int and 0 < n < 2**40 for n in numbers)
+    and type(first_id) is int
+    and 0 <= first_id < 2**40
     and type(identity.num_classes) is int
     and identity.num_classes >= 0
     and type(identity.normalized) is bool

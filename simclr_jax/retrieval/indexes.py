@@ -86,15 +86,14 @@ class Approximate:
 
   def search(self, queries_QxD: np.ndarray, k: int) -> Neighbours:
     """See `Index`."""
+    k = min(k, self._index.ntotal)
     if self._kind == 'hnsw':
       self._index.hnsw.efSearch = max(self._options.ef_search, k)
     else:
       probes = self._options.num_probes or -(-self._index.nlist // 16)
       self._index.nprobe = min(probes, self._index.nlist)
     queries = np.ascontiguousarray(queries_QxD, np.float32)
-    similarity, position = self._index.search(
-      queries, min(k, self._index.ntotal)
-    )
+    similarity, position = self._index.search(queries, k)
     return Neighbours(similarity, position.astype(np.int64))
 
 
@@ -153,7 +152,8 @@ def open_index(
   faiss = _faiss()
   path = embeddings.folder / FOLDER / f'{kind}-{view.name}.faiss'
   wanted = _description(embeddings, view, kind)
-  index = None if rebuild else _read(faiss, path, wanted)
+  earlier = embeddings.earlier
+  index = None if rebuild else _read(faiss, path, wanted, earlier)
   if index is None:
     index = _build(faiss, embeddings, view, kind)
     _write(faiss, index, path, wanted)
@@ -241,8 +241,13 @@ def _write(
   )
 
 
-def _read(faiss: Any, path: pathlib.Path, wanted: dict[str, Any]) -> Any | None:
-  """The index; None where there is none, or it is damaged.
+def _read(
+  faiss: Any,
+  path: pathlib.Path,
+  wanted: dict[str, Any],
+  earlier: frozenset[str],
+) -> Any | None:
+  """The index; None where there is none, or it is damaged or of fewer rows.
 
   Raises:
     ValueError: If it is one of other embeddings.
@@ -254,6 +259,11 @@ def _read(faiss: Any, path: pathlib.Path, wanted: dict[str, Any]) -> Any | None:
     found = atomic.read_json(stated)
   except ValueError as error:
     logging.warning('%s; the index is built again', error)
+    return None
+  if found.get('embeddings') in earlier:
+    logging.info(
+      'pictures were added since %s was built; it is built anew', path
+    )
     return None
   differing = [name for name in wanted if found.get(name) != wanted[name]]
   if differing:

@@ -16,6 +16,13 @@ _TFDS_NAME = re.compile(r'[a-z0-9_]+(/[\w.-]+)?(:[\w.*]+)?')
 _OF_FILE = {'.npz': 'arrays', '.parquet': 'parquet'}
 _OF_FOLDER = {'.npz': 'arrays', '.npy': 'arrays', '.parquet': 'parquet'}
 _RUN = 'run'
+# Fields that only some kinds of sources read.
+_READ_BY = {
+  'labels_from': ('folder',),
+  'label_key': ('tfds', 'parquet', 'arrays'),
+  'image_key': ('tfds', 'parquet'),
+  'data_dir': ('tfds',),
+}
 
 
 class Input(NamedTuple):
@@ -61,6 +68,7 @@ def find_input(
   else:
     kind, value = _divide(text)
     given = _given(kind, value, split)
+  _check_read(kind, changes or {})
   # Bad pictures are listed and counted; no share of them spoils the others.
   reading = {'max_bad_fraction': 1.0, 'test_split': '', **(changes or {})}
   config = config_lib.replace(
@@ -73,6 +81,16 @@ def find_input(
   )
   base = os.path.realpath(config.data.path) if kind == 'folder' else ''
   return Input(config, config.data.train_split, base)
+
+
+def _check_read(kind: str, changes: Mapping[str, Any]) -> None:
+  """Raises if a field is given that nobody would read."""
+  for name, kinds in _READ_BY.items():
+    if name in changes and kind not in kinds:
+      raise ValueError(
+        f'--{name}={changes[name]} is for --input of the kind '
+        f'{" or ".join(kinds)}; of {kind} it would change nothing'
+      )
 
 
 def _divide(text: str) -> tuple[str, str]:

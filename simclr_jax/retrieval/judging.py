@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import datetime
 import itertools
-import platform
-import sys
 from typing import Any
 
 import jax
@@ -19,6 +16,7 @@ from simclr_jax.retrieval import indexes, metrics, searching, views
 from simclr_jax.retrieval.embedding_set import EmbeddingSet
 from simclr_jax.retrieval.metrics import Ranking
 from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import provenance
 
 _INDEX_K = 10  # neighbours on which an approximate index is judged
 
@@ -217,14 +215,7 @@ def to_json(
       'dims': dict(bank.identity.dims),
     },
     'rows': rows_to_json(rows),
-    'command': sys.argv,
-    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
-    'hardware': {
-      'backend': jax.default_backend(),
-      'device_kind': jax.devices()[0].device_kind,
-      'num_devices': jax.device_count(),
-    },
-    'software': {'jax': jax.__version__, 'python': platform.python_version()},
+    **provenance.made_by(),
   }
 
 

@@ -10,6 +10,7 @@ import stat
 from typing import Any
 import zlib
 
+from absl import logging
 import numpy as np
 from PIL import Image
 
@@ -62,6 +63,8 @@ def find_files(names: Sequence[str]) -> list[str]:
   """
   files: list[str] = []
   for name in names:
+    if not name:
+      raise ValueError('--query names nothing between two commas')
     if os.path.isdir(name):
       found = folder_scan.list_pictures(name).pictures
       if not found:
@@ -93,7 +96,11 @@ def source_of(files: Sequence[str]) -> Source:
 
 
 class SetPictures:
-  """The pictures that a set of embeddings is of, where they are now."""
+  """The pictures that a set of embeddings is of, where they are now.
+
+  Attributes:
+    unreadable: Names of those that were to be shown and could not be read.
+  """
 
   def __init__(self, embeddings: EmbeddingSet, *, folder: str = ''):
     """Finds them.
@@ -107,6 +114,7 @@ class SetPictures:
     """
     stated = embeddings.stated('input')
     self._given = bool(folder)
+    self.unreadable: list[str] = []
     self._base = folder or str(stated.get('base', ''))
     self._source: Source | None = None
     if self._base:
@@ -167,7 +175,18 @@ class SetPictures:
         return image
       return decode.decode_with_pillow(image)
     except Exception:
+      self.unreadable += row.path
       return None
+
+  def warn(self) -> None:
+    """Says which pictures stand as grey squares."""
+    if self.unreadable:
+      logging.warning(
+        '%d pictures could not be read where they are looked for, e.g. %s; '
+        'they are grey squares',
+        len(self.unreadable),
+        printable(self.unreadable[0]),
+      )
 
 
 def pixels_of_file(path: str) -> np.ndarray:

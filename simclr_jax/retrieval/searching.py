@@ -83,7 +83,10 @@ def open_view(
   name = f'{view.name}-{kind}{dim}.npz'
   path = embeddings.folder / TRANSFORMS_FOLDER / name
   digest = embeddings.identity.digest
-  if not path.exists():
+  fitted = None
+  if path.exists():
+    fitted = transforms.load(path, of=digest, earlier=embeddings.earlier)
+  if fitted is None:
     fitted = transforms.fit(
       view.bank(embeddings).chunks(),
       kind=kind,
@@ -96,7 +99,6 @@ def open_view(
       'variance -> %s',
       kind, len(embeddings), dim, len(fitted.mean), 100 * fitted.kept, path,
     )  # fmt: skip
-  fitted = transforms.load(path, of=digest)
   if (fitted.kind, fitted.dim) != (kind, dim):
     raise ValueError(f'{path} holds {fitted.kind}:{fitted.dim}; delete it')
   return views.View(view.output, view.metric, fitted)
@@ -158,6 +160,11 @@ def _open_space(embeddings: EmbeddingSet, path: str) -> spaces.Space:
   stated = embeddings.stated('encoder')
   where = path or str(stated.get('checkpoint', ''))
   step = stated.get('step')
+  if not where:
+    raise ValueError(
+      f'{embeddings.folder} does not say which checkpoint made it; name it '
+      'with --checkpoint'
+    )
   # A workdir may hold newer steps than the one that made the set.
   whole = checkpoint_step(where)
   try:

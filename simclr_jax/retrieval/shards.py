@@ -17,6 +17,7 @@ import uuid
 
 import numpy as np
 
+from simclr_jax.data.source import NO_LABEL
 from simclr_jax.data.sources import parquet_schema
 from simclr_jax.retrieval.identity import Identity
 
@@ -27,7 +28,13 @@ HIDDEN = '.part-'
 
 
 class Bad(NamedTuple):
-  """A picture that has no embedding."""
+  """A picture that has no embedding.
+
+  Attributes:
+    id: Row of the source: ids of a set begin with its `first_id`.
+    path: Its name.
+    reason: Why.
+  """
 
   id: int
   path: str
@@ -220,8 +227,7 @@ def _schema(identity: Identity) -> Any:
 
 def _table(rows: Rows, identity: Identity, schema: Any) -> Any:
   arrow = parquet_schema.pyarrow()
-  # Names of files need not be valid text, those in Parquet must.
-  names = [p.encode('utf-8', 'backslashreplace').decode() for p in rows.path]
+  names = [stored_name(path) for path in rows.path]
   columns: dict[str, Any] = {
     'id': arrow.array(rows.id, arrow.int64()),
     'path': arrow.array(names, arrow.string()),
@@ -234,6 +240,11 @@ def _table(rows: Rows, identity: Identity, schema: Any) -> Any:
   if identity.num_classes:
     columns['label'] = arrow.array(rows.label, arrow.int64())
   return arrow.table(columns, schema=schema)
+
+
+def stored_name(path: str) -> str:
+  """As Parquet can hold it: names of files need not be valid text."""
+  return path.encode('utf-8', 'backslashreplace').decode()
 
 
 def from_table(table: Any, *, path: str) -> Rows:
@@ -257,6 +268,33 @@ def from_table(table: Any, *, path: str) -> Rows:
       if flat.null_count:
         raise ValueError(f'{path}: column {name!r} has missing values')
       values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
+      if not np.isfinite(values).all():
+        raise ValueError(
+          f'{path}: column {name!r} holds numbers that are not finite, which '
+          'simclr_jax.embed never writes: nothing could be compared with them'
+        )
       vectors[name] = values.reshape(table.num_rows, -1)
   ids = table.column('id').to_numpy()
   return Rows(ids, names, label, vectors)
+
+
+def check_rows(
+  rows: Rows, identity: Identity, shard: int, *, path: str
+) -> None:
+  """Raises ValueError unless ids and labels are such as this shard can have."""
+  span = identity.span(shard)
+  if (np.diff(rows.id) <= 0).any():
+    raise ValueError(f'{path}: its ids do not rise, so they name no pictures')
+  first, last = (identity.first_id + i for i in (span.start, span.stop - 1))
+  if rows.id[0] < first or rows.id[-1] > last:
+    raise ValueError(
+      f'{path}: its ids are not those of its file, {first} to {last}'
+    )
+  if rows.label is None:
+    return
+  wrong = (rows.label < NO_LABEL) | (rows.label >= identity.num_classes)
+  if wrong.any():
+    raise ValueError(
+      f"{path}: column 'label' holds {rows.label[wrong][0]}, but there are "
+      f'{identity.num_classes} classes'
+    )

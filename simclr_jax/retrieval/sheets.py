@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from simclr_jax import out_file
 from simclr_jax.data.names import printable
 from simclr_jax.retrieval import atomic, pictures
 
@@ -77,26 +78,18 @@ class Line(NamedTuple):
   is_query: bool = False
 
 
-def check_path(path: str) -> str:
+def check_path(path: str, *, flag: str = 'out') -> str:
   """Extension of a sheet's file; raises before any work is done.
 
   Raises:
-    ValueError: If it is none, or the folder cannot be written to.
+    ValueError: If it is none, or cannot be written.
   """
   extension = os.path.splitext(path)[1].lower()
   if extension not in FORMATS:
     raise ValueError(
-      f'--out={path}: a file that ends in {" or ".join(FORMATS)} is wanted'
+      f'--{flag}={path}: a file that ends in {" or ".join(FORMATS)} is wanted'
     )
-  folder = os.path.dirname(path) or '.'
-  if os.path.isdir(path):
-    raise ValueError(f'--out={path} is a folder; name a file')
-  try:
-    os.makedirs(folder, exist_ok=True)
-  except OSError as error:
-    raise ValueError(f'--out={path}: {error}; name another file') from error
-  if not os.access(folder, os.W_OK):
-    raise ValueError(f'--out={path}: {folder} is not writable')
+  out_file.check(path, flag=flag, local=True)
   return extension
 
 
@@ -119,7 +112,9 @@ def write(
     # Names need not be valid text.
     text = page(title, explanation, lines)
     content = text.encode('utf-8', 'backslashreplace')
-  atomic.write_atomically(pathlib.Path(path), content)
+  file = pathlib.Path(path)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  atomic.write_atomically(file, content)
 
 
 def draw(title: str, lines: Sequence[Line]) -> Image.Image:

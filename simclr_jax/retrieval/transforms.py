@@ -13,7 +13,7 @@ whatever the number of embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 import dataclasses
 import difflib
 import io
@@ -170,8 +170,18 @@ def save(fitted: Fitted, path: pathlib.Path, *, of: str) -> None:
   atomic.write_atomically(path, buffer.getvalue())
 
 
-def load(path: pathlib.Path, *, of: str) -> Fitted:
+def load(
+  path: pathlib.Path, *, of: str, earlier: Collection[str] = ()
+) -> Fitted | None:
   """Reads it again.
+
+  Args:
+    path: File.
+    of: Digest of the embeddings.
+    earlier: Digests of fewer of them.
+
+  Returns:
+    None if it was fitted on fewer.
 
   Raises:
     ValueError: If it is damaged, or was fitted on other embeddings.
@@ -185,6 +195,8 @@ def load(path: pathlib.Path, *, of: str) -> Fitted:
   except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(f'{path} is no transform: {error}; delete it') from error
   kind, fitted_on = str(values['kind']), str(values['of'])
+  if fitted_on in earlier:
+    return None
   if fitted_on != of:
     raise ValueError(
       f'{path} was fitted on other embeddings, perhaps of another checkpoint: '

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pathlib
+import shutil
 import struct
 import zlib
 
@@ -18,7 +19,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import data
 from simclr_jax.data import plain_image, stream
 from simclr_jax.data.lazy_tf import tf
-from simclr_jax.data.sources import folder_scan
+from simclr_jax.data.sources import folder, folder_scan
 
 _RNG = np.random.Generator(np.random.PCG64(0))
 
@@ -512,3 +513,29 @@ def test_wrong_splits_say_what_there_is(tmp_path):
     _make(tmp_path / 'd', '', test_split='test')
   with pytest.raises(ValueError, match='must be local or mounted'):
     _make('gs://bucket/pictures', workdir=tmp_path / 'w')
+
+
+def test_a_part_is_as_if_there_were_no_other_pictures(tmp_path):
+  for place in ('all', 'some'):
+    (tmp_path / place / 'c').mkdir(parents=True)
+  for i in range(5):
+    image = Image.fromarray(_smooth())
+    image.save(tmp_path / 'all' / 'c' / f'{i}.png')
+    if i in (1, 3):
+      shutil.copy(tmp_path / 'all/c' / f'{i}.png', tmp_path / 'some/c')
+  fields = {'labels_from': 'folders'}
+  some, rest, none = folder.make_parts(
+    _config(tmp_path / 'all', **fields),
+    '',
+    lambda whole: [[1, 3], [0, 2, 4], []],
+    workdir=tmp_path / 'workdir',
+  )
+  alone = _make(tmp_path / 'some', **fields)
+  assert some.fingerprint == alone.fingerprint != rest.fingerprint
+  assert [some.read(i) for i in range(2)] == [alone.read(i) for i in range(2)]
+  assert [os.path.basename(rest.example_id(i)) for i in range(3)] == [
+    '0.png',
+    '2.png',
+    '4.png',
+  ]
+  assert (rest.num_examples, none.num_examples) == (3, 0)

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from simclr_jax.retrieval import embedding, inputs, spaces
+from simclr_jax.retrieval import embedding, growth, inputs, spaces
 from simclr_jax.training import checkpoint
 from simclr_jax.training import passport as passport_lib
 
@@ -32,7 +32,8 @@ def one_compile():
 
 
 def embed(workdir, text, out, *, split='', stop_fn=lambda: False, **options):
-  """As the command, with opencv; `changes` and `kind` as there."""
+  """As the command, with opencv; `changes`, `kind` and `add` as there."""
+  embed_fn = growth.add if options.pop('add', False) else embedding.embed
   loaded = checkpoint.load_encoder(workdir)
   changes = OPENCV | options.pop('changes', {})
   kind = options.pop('kind', 'checkpoint')
@@ -43,7 +44,7 @@ def embed(workdir, text, out, *, split='', stop_fn=lambda: False, **options):
     batch_size=options.pop('batch_size', 0),
     changes=changes,
   )
-  return embedding.embed(
+  return embed_fn(
     loaded,
     found,
     out=out,

@@ -14,7 +14,13 @@ from simclr_jax import config as config_lib
 from simclr_jax import data
 from simclr_jax.data import Example
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.retrieval import embedding, embedding_files, shards, spaces
+from simclr_jax.retrieval import (
+  computing,
+  embedding,
+  embedding_files,
+  shards,
+  spaces,
+)
 from simclr_jax.retrieval.embedding_set import EmbeddingSet
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
@@ -114,7 +120,7 @@ def test_a_stopped_set_is_continued_without_computing_twice(
   embed(workdir, 'run', whole, **options)
   # Stopped in the middle of the third shard, of which nothing must be left.
   asked = iter(range(8))
-  with pytest.raises(embedding.Stopped):
+  with pytest.raises(computing.Stopped):
     embed(workdir, 'run', parts, stop_fn=lambda: next(asked) == 7, **options)
   there = sorted(parts.glob('part-*'))
   assert len(there) == 2 and not (parts / 'embeddings.json').exists()
@@ -126,7 +132,7 @@ def test_a_stopped_set_is_continued_without_computing_twice(
   for name in sorted(p.name for p in whole.glob('part-*')):
     assert (whole / name).read_bytes() == (parts / name).read_bytes()
   # Again: nothing is read.
-  monkeypatch.setattr(embedding.encoding, 'encode', None)
+  monkeypatch.setattr(computing.encoding, 'encode', None)
   assert embed(workdir, 'run', parts, **options).num_computed == 0
 
 
@@ -273,7 +279,7 @@ def test_embeddings_never_lie_among_what_is_embedded(workdir, tmp_path):
 
 
 def test_numbers_that_do_not_fit_are_refused(workdir, tmp_path, monkeypatch):
-  encode = embedding.encoding.encode
+  encode = computing.encoding.encode
 
   def scaled(factor):
     def fake(*args):
@@ -284,7 +290,7 @@ def test_numbers_that_do_not_fit_are_refused(workdir, tmp_path, monkeypatch):
 
     return fake
 
-  monkeypatch.setattr(embedding.encoding, 'encode', scaled(1e9))
+  monkeypatch.setattr(computing.encoding, 'encode', scaled(1e9))
   with pytest.raises(ValueError, match='beyond 65504'):
     embed(workdir, 'run', tmp_path / 'e', dtype='float16')
   assert not list((tmp_path / 'e').glob('*part*'))
@@ -297,3 +303,34 @@ def test_files_of_others_are_data(workdir, tmp_path):
     path.write_text(text)
     with pytest.raises(ValueError, match=embedding_files.STARTED):
       embed(workdir, 'run', tmp_path / 'e')
+
+
+def test_a_refused_command_changes_nothing(workdir, other_run, tmp_path):
+  """Not even the list of bad pictures, or what was found out about them."""
+  folders = [tmp_path / 'pictures', tmp_path / 'other']
+  for number, folder in enumerate(folders):
+    folder.mkdir()
+    Image.new('RGB', (9, 9), (number, 0, 0)).save(folder / 'x.png')
+    (folder / f'{number}.jpg').write_bytes(b'\xff\xd8\xff no picture')
+  out = tmp_path / 'e'
+  assert len(embed(workdir, folders[0], out).bad) == 1
+
+  def contents():
+    return {path: path.is_dir() or path.read_bytes() for path in out.rglob('*')}
+
+  before = contents()
+  assert out / 'skipped_files.txt' in before
+  for run, folder, options in (
+    (workdir, folders[1], {}),
+    (other_run, folders[0], {}),
+    (workdir, folders[0], {'dtype': 'float16'}),
+    (workdir, 'run', {}),
+    (workdir, folders[1], {'add': True}),
+  ):
+    with pytest.raises(ValueError, match='something else|have changed'):
+      embed(run, folder, out, **options)
+    assert contents() == before
+  # The same again keeps what it has found out.
+  (folders[0] / '0.jpg').write_bytes(b'\xff\xd8\xff none at all')
+  embed(workdir, folders[0], out)
+  assert contents().keys() == before.keys()

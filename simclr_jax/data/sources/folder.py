@@ -8,10 +8,11 @@ cannot be read are counted, listed in the workdir and left out.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import hashlib
 import os
+from typing import NamedTuple
 import uuid
 
 from absl import logging
@@ -26,6 +27,17 @@ from simclr_jax.data.sources import folder_scan, folder_split
 
 SKIPPED_FILE = 'skipped_files.txt'
 _SHOWN = 5  # entries of a list in a message
+
+
+class _Pictures(NamedTuple):
+  """Those of a split that can be read, with their classes."""
+
+  name: str
+  root: str
+  files: list[folder_scan.File]
+  labels: list[int]
+  classes: tuple[str, ...]
+  skipped: tuple[tuple[str, str], ...]
 
 
 def make(
@@ -52,6 +64,42 @@ def make(
       has no picture that can be read, too many that cannot, or pictures without
       a class where classes are wanted.
   """
+  return _source_of(_look(data, split, workdir))
+
+
+def make_parts(
+  data: config_lib.DataConfig,
+  split: str,
+  divide_fn: Callable[[Source], Sequence[Sequence[int]]],
+  *,
+  workdir: epath.PathLike | None = None,
+) -> list[Source]:
+  """Sources of parts of a folder, each as if there were no other pictures.
+
+  So a part has the fingerprint that a folder of these pictures alone has.
+
+  Args:
+    data: As for `make`.
+    split: As for `make`.
+    divide_fn: Source of all -> for each part its rows, rising.
+    workdir: As for `make`.
+  """
+  pictures = _look(data, split, workdir)
+  return [
+    _source_of(
+      pictures._replace(
+        files=[pictures.files[i] for i in rows],
+        labels=[pictures.labels[i] for i in rows],
+      )
+    )
+    for rows in divide_fn(_source_of(pictures))
+  ]
+
+
+def _look(
+  data: config_lib.DataConfig, split: str, workdir: epath.PathLike | None
+) -> _Pictures:
+  """Checks every file; see `make`."""
   part = folder_split.parse(split)
   root = _find_root(data, split)
   _check_outside(root, workdir)
@@ -79,8 +127,14 @@ def make(
   labels = [
     numbers[f.path.split('/')[0]] if classes else NO_LABEL for f in readable
   ]
-  paths = [f.path for f in readable]
-  plain = np.array([f.plain for f in readable])
+  name = _join(data.path, split)
+  return _Pictures(name, root, readable, labels, classes, skipped)
+
+
+def _source_of(pictures: _Pictures) -> Source:
+  root, labels = pictures.root, pictures.labels
+  paths = [f.path for f in pictures.files]
+  plain = np.array([f.plain for f in pictures.files], bool)
 
   def read(i: int) -> Example:
     with open(os.path.join(root, paths[i]), 'rb') as file:
@@ -90,15 +144,15 @@ def make(
     return Example(encoded, labels[i])
 
   return Source(
-    name=_join(data.path, split),
-    num_examples=len(readable),
-    num_classes=len(classes),
+    name=pictures.name,
+    num_examples=len(paths),
+    num_classes=len(pictures.classes),
     encoded=True,
     read=read,
     example_id=lambda i: _resolve(_join(root, paths[i])),
-    fingerprint=_fingerprint(readable, labels),
-    class_names=classes,
-    skipped=skipped,
+    fingerprint=_fingerprint(pictures.files, labels),
+    class_names=pictures.classes,
+    skipped=pictures.skipped,
   )
 
 
