@@ -3,20 +3,25 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+VENV_TORCH ?= .venv-torch
 DEMO ?= runs/demo
 # Two workers fit a small machine; files stay whole so that fixtures are shared, and
 # in the order of tests/conftest.py.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
+# What only an environment with PyTorch can run.
+TORCH_TESTS := tests/importers/test_import_torch.py tests/exporters/test_export_formats.py
+
 BIN := $(VENV)/bin
 # Stamps, so that nothing is installed again until a requirements file changes.
 INSTALLED := $(VENV)/.requirements
 INSTALLED_DEV := $(VENV)/.requirements-dev
+INSTALLED_TORCH := $(VENV_TORCH)/.requirements
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo test test-no-tf lint format docs golden-configs clean
+.PHONY: help install install-dev demo test test-no-tf test-torch lint format docs golden-configs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
@@ -37,6 +42,11 @@ $(INSTALLED_DEV): requirements-dev.txt requirements-docs.txt requirements.txt re
 	$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $(INSTALLED) $@
 
+$(INSTALLED_TORCH): requirements-torch.txt requirements.txt requirements-no-tf.txt
+	@$(MAKE) --no-print-directory VENV=$(VENV_TORCH) $(VENV_TORCH)/bin/python
+	$(VENV_TORCH)/bin/python -m pip install --disable-pip-version-check -r requirements-torch.txt
+	@touch $@
+
 install: $(INSTALLED) ## make .venv and install requirements.txt
 install-dev: $(INSTALLED_DEV) ## the same and requirements-dev.txt
 
@@ -52,6 +62,9 @@ test: $(INSTALLED_DEV) ## all tests
 
 test-no-tf: ## every command, in a new environment without TensorFlow
 	PYTHON=$(PYTHON) .ci/no_tf
+
+test-torch: $(INSTALLED_TORCH) ## export and import beside PyTorch, timm, ... (5 GB)
+	$(VENV_TORCH)/bin/python -m pytest $(TORCH_TESTS)
 
 lint: $(INSTALLED_DEV) ## ruff, formatting, types
 	$(BIN)/ruff check .
@@ -71,5 +84,6 @@ golden-configs: $(INSTALLED) ## rewrite tests/golden_configs from configs/
 
 clean: ## remove caches and the demo's run; other runs and .venv stay
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune \
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' \
+	  -not -path './$(VENV_TORCH)/*' -prune \
 	  -exec rm -rf {} +

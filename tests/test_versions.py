@@ -26,8 +26,10 @@ def _pins(text: str) -> dict[str, str]:
 
 def _all_pins() -> dict[str, str]:
   pins: dict[str, str] = {}
-  for kind in ('', '-no-tf', '-dev'):
-    pins |= _pins((ROOT / f'requirements{kind}.txt').read_text())
+  for kind in ('', '-no-tf', '-dev', '-torch'):
+    found = _pins((ROOT / f'requirements{kind}.txt').read_text())
+    assert not {n for n in found if pins.get(n, found[n]) != found[n]}, kind
+    pins |= found
   return pins
 
 
@@ -52,6 +54,8 @@ def test_pins_satisfy_the_package():
     *extras['opencv'],
     *extras['parquet'],
     *extras['search'],
+    *extras['export'],
+    *extras['torch'],
     *extras['dev'],
   ]
   pins = _all_pins()
