@@ -12,7 +12,7 @@ from typing import Any
 
 from simclr_jax import config as config_lib
 from simclr_jax.cards import card as card_lib
-from simclr_jax.cards import expectation
+from simclr_jax.cards import check, expectation
 from simclr_jax.finetuning import config as finetuning_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -94,6 +94,33 @@ def _card_lines(card: card_lib.Card) -> list[str]:
     '| seed | contrast loss, last epoch | kNN | linear probe |',
     '|---|---|---|---|',
     *rows,
+    '',
+    *_limits(card),
+  ]
+
+
+def _limits(card: card_lib.Card) -> list[str]:
+  """What the check lets pass, at the end."""
+  run = card.runs[0]
+  points = check.compare(card, run.curve, run.final)
+  last = {p.metric: p for p in points if p.epoch is not None}
+  found = []
+  for name, point in (last | {p.metric: p for p in points}).items():
+    low, high = point.expected.low, point.expected.high
+    where = f'epoch {point.epoch}' if point.epoch else 'last checkpoint'
+    ends = f'{low:.2f} to {high:.2f}'
+    if name in expectation.ACCURACIES:
+      ends = f'{100 * low:.0f} to {100 * high:.0f} %'
+    if not expectation.METRICS.get(name, False):
+      ends = f'{100 * low:.0f} % or more'
+    found.append(f'| {check.TITLES[name]}, {where} | {ends} |')
+  return [
+    f'Of a sound run all of {len(points)} numbers lie within their limits, 99 '
+    'times in 100. At the end these are:',
+    '',
+    '| | passes |',
+    '|---|---|',
+    *found,
   ]
 
 

@@ -163,7 +163,7 @@ def check_recipe(
         f'--checkpoint={workdir} first'
       )
   at_end = {name: final[name] for name in judged if name in final}
-  points = _compare(found, curve, metrics, at_end)
+  points = compare(found, curve, at_end, metrics=metrics)
   passed = all(point.good for point in points) if points else None
   return Verdict(found, points, passed, tuple(notes))
 
@@ -237,12 +237,21 @@ def _find(
   return None, [f'the nearest card, {nearest.name}, differs: {shown}{more}']
 
 
-def _compare(
+def compare(
   card: card_lib.Card,
   curve: Sequence[Mapping[str, Any]],
-  metrics: Sequence[str],
   final: Mapping[str, float],
+  *,
+  metrics: Sequence[str] = tuple(expectation.METRICS),
 ) -> tuple[Point, ...]:
+  """Each number of a run beside what the card lets one expect of it.
+
+  Args:
+    card: With at least two runs.
+    curve: As of `run_curve`.
+    final: Of the last checkpoint, as of `read_final`.
+    metrics: Of the curve.
+  """
   # So many chances of a false alarm, counted before they are used. The few
   # numbers of the last checkpoint, which say most, get half of them.
   count = 2 * sum(name in p for p in curve for name in metrics)

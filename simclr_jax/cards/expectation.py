@@ -32,7 +32,8 @@ _AROUND, _NEAREST = 10, 1
 _MOST_CORRELATED = 0.99
 # Runs that are alike by chance do not make the next one exact: accuracies are
 # shares of a finite test set (or batch).
-_LEAST_STD = {'contrast_acc': 0.005, 'knn_top1': 0.005, 'linear_top1': 0.005}
+ACCURACIES = ('contrast_acc', 'knn_top1', 'linear_top1')
+_LEAST_STD = 0.005
 # Metric -> whether better than expected is a failure, too. A loss that is too
 # low is no success: views that are too alike do that.
 METRICS = {
@@ -95,9 +96,8 @@ def _interval(
   variance_E = np.var(values_RxE, axis=0, ddof=1)
   around = variance_E[max(0, i - _AROUND) : i + _AROUND + 1]
   nearest = variance_E[max(0, i - _NEAREST) : i + _NEAREST + 1]
-  variance = max(
-    around.mean(), nearest.mean(), _LEAST_STD.get(metric, 0.0) ** 2
-  )
+  least = _LEAST_STD if metric in ACCURACIES else 0.0
+  variance = max(around.mean(), nearest.mean(), least**2)
   r = _correlation(values_RxE)
   independent = max(1.0, len(around) * (1 - r * r) / (1 + r * r))
   quantile = stats.t.ppf(
@@ -106,7 +106,7 @@ def _interval(
   half = float(quantile * math.sqrt(variance * (1 + 1 / num_runs)))
   mean = float(values_RxE[:, i].mean())
   low, high = mean - half, mean + half
-  if metric in _LEAST_STD:
+  if metric in ACCURACIES:
     low, high = max(low, 0.0), min(high, 1.0)
   return Expected(mean, low, high)
 

@@ -8,6 +8,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.cards import card as card_lib
+from simclr_jax.cards import check
 from tests import small_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -49,6 +50,42 @@ def test_measured_cards_are_of_the_recipes_they_name(card):
   assert card_lib.judging_differences(card.config, config) == []
   assert len({run.seed for run in card.runs}) == len(card.runs) >= 2
   assert card.hardware and card.command
+
+
+def _without(card, run):
+  others = tuple(r for r in card.runs if r is not run)
+  return dataclasses.replace(card, runs=others)
+
+
+@pytest.mark.parametrize('card', card_lib.load_all(), ids=lambda c: c.name)
+def test_a_run_of_a_card_passes_beside_the_others(card):
+  for run in card.runs:
+    others = _without(card, run)
+    if len(others.runs) > 1:
+      points = check.compare(others, run.curve, run.final)
+      assert len(points) > 10 and all(p.good for p in points), points
+
+
+def _slower(row, before):
+  return row | {k: v for k, v in before.items() if k != 'epoch'}
+
+
+@pytest.mark.parametrize('card', card_lib.load_all(), ids=lambda c: c.name)
+def test_a_card_finds_what_it_should(card):
+  """A run that learns half as fast, and one that ends a little worse."""
+  run = card.runs[-1]
+  others = _without(card, run)
+  if len(others.runs) < 2:
+    others = card
+  half = [_slower(row, run.curve[i // 2]) for i, row in enumerate(run.curve)]
+  assert not all(p.good for p in check.compare(others, half, {}))
+  worse = [
+    row | {'contrast_acc': 0.7 * row['contrast_acc']} for row in run.curve
+  ]
+  assert not all(p.good for p in check.compare(others, worse, {}))
+  for name, value in run.final.items():
+    (point,) = check.compare(others, [], {name: 0.8 * value})
+    assert not point.good, (name, point)
 
 
 def test_published_numbers_are_of_the_recipes_they_name():
