@@ -169,83 +169,12 @@ def _names(ran: Sequence[Ran]) -> list[str]:
   return [r.module for r in ran]
 
 
-def test_own_pictures(server, place, pictures, monkeypatch, capsys):
-  monkeypatch.chdir(place)
-  ran = run_page(
-    'docs/guides/own_pictures.md',
-    server=server,
-    place=place,
-    replace={'/pictures': str(pictures)},
-  )
-  assert _names(ran) == [
-    'plan',
-    'main',
-    'linear_probe',
-    'knn',
-    'report',
-    'export',
-  ]
-  # A fifth, by a hash of the paths below the folder: always the same 8.
-  assert '[80%:] (8, 32) (8, 4)\n' in capsys.readouterr().out
-  for name in ('runs/mine/report/report.html', 'exported/mine/model.npz'):
-    assert os.path.getsize(place / name) > 1000
-
-
-def test_few_labels(server, place):
-  """With the encoder of the page before, and the one that has the table."""
-  assert (place / 'runs/mine').is_dir(), 'test_own_pictures makes it'
-  ran = run_page(
-    'docs/guides/few_labels.md', server=server, place=place, replace={}
-  )
-  assert _names(ran) == [
-    'label_efficiency',
-    'main',
-    'label_efficiency',
-    'finetune',
-    'distill',
-  ]
-  for name in ('mine_labels', 'digits_labels'):
-    for form in ('json', 'png'):
-      path = place / f'runs/{name}/label_efficiency.{form}'
-      assert path.stat().st_size > 500
-  table = ran[3].out
-  assert all(m in table for m in ('fine-tuned', 'scratch', 'frozen')), table
-
-
-def test_product_search(server, place, pictures):
-  (place / 'new').mkdir()
-  shutil.copy(pictures / 'china' / '3.jpg', place / 'new' / 'query.jpg')
-  ran = run_page(
-    'docs/guides/product_search.md',
-    server=server,
-    place=place,
-    replace={
-      '/pictures/products': str(pictures),
-      '/pictures/new': 'new',
-    },
-  )
-  assert _names(ran) == ['main', 'embed', 'search', 'duplicates', 'search']
-  # The query is one of the pictures.
-  found = (place / 'found.html').read_text()
-  assert '3.jpg' in found and (place / 'duplicates.html').stat().st_size
-
-
-@pytest.mark.parametrize(
-  'page', ['docs/guides/pytorch_users.md', 'docs/guides/tpu_pods.md']
-)
-def test_guides_to_other_places(page, server, place):
-  """What can be run of them without PyTorch and a TPU."""
-  run_page(page, server=server, place=place, replace={})
-
-
-def test_readme(server, tmp_path, pictures):
-  """In a place of its own."""
-  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-  shutil.copy(pictures / 'flower' / '5.jpg', tmp_path / 'a.jpg')
+def test_readme(server, place, pictures):
+  shutil.copy(pictures / 'flower' / '5.jpg', place / 'a.jpg')
   ran = run_page(
     'README.md',
     server=server,
-    place=tmp_path,
+    place=place,
     replace={'/pictures': str(pictures)},
   )
   assert _names(ran) == [
@@ -261,6 +190,84 @@ def test_readme(server, tmp_path, pictures):
     'duplicates',
     'plan',
   ]
+  for form in ('json', 'png'):
+    path = place / f'runs/demo_labels/label_efficiency.{form}'
+    assert path.stat().st_size > 500
+
+
+def test_few_labels(server, place, pictures):
+  """README's encoder of digits has labels, a programme less to compile."""
+  assert (place / 'runs/demo').is_dir(), 'test_readme makes it'
+  ran = run_page(
+    'docs/guides/few_labels.md',
+    server=server,
+    place=place,
+    replace={
+      '--checkpoint=runs/mine ': '--checkpoint=runs/demo ',
+      '/labelled': str(pictures),
+    },
+  )
+  assert _names(ran)[:2] == ['label_efficiency', 'finetune']
+  assert _names(ran)[-1] == 'distill'
+  table = ran[1].out
+  assert all(m in table for m in ('fine-tuned', 'scratch', 'frozen')), table
+  assert 'student' in ran[-1].out
+
+
+def test_product_search(server, place, pictures):
+  (place / 'new').mkdir()
+  shutil.copy(pictures / 'china' / '3.jpg', place / 'new' / 'query.jpg')
+  ran = run_page(
+    'docs/guides/product_search.md',
+    server=server,
+    place=place,
+    replace={
+      '/pictures/products': str(pictures),
+      '/pictures/new': 'new',
+      '/labelled': str(pictures),
+      '/held_out': str(pictures),
+    },
+  )
+  assert _names(ran) == [
+    *('main', 'embed', 'search', 'duplicates', 'embed'),
+    *('embed', 'embed', 'search'),
+  ]
+  # The query is one of the pictures.
+  found = (place / 'found.html').read_text()
+  assert '3.jpg' in found and (place / 'duplicates.html').stat().st_size
+  assert 'mAP' in ran[-1].out, ran[-1]
+
+
+def test_own_pictures(server, tmp_path, pictures, monkeypatch, capsys):
+  """In a place of its own: its run has classes and a test split."""
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  monkeypatch.chdir(tmp_path)
+  ran = run_page(
+    'docs/guides/own_pictures.md',
+    server=server,
+    place=tmp_path,
+    replace={'/pictures': str(pictures)},
+  )
+  assert _names(ran) == [
+    'plan',
+    'main',
+    'linear_probe',
+    'knn',
+    'report',
+    'export',
+  ]
+  # A fifth, by a hash of the paths below the folder: always the same 8.
+  assert '[80%:] (8, 32) (8, 4)\n' in capsys.readouterr().out
+  for name in ('runs/mine/report/report.html', 'exported/mine/model.npz'):
+    assert os.path.getsize(tmp_path / name) > 1000
+
+
+@pytest.mark.parametrize(
+  'page', ['docs/guides/pytorch_users.md', 'docs/guides/tpu_pods.md']
+)
+def test_guides_to_other_places(page, server, place):
+  """What can be run of them without PyTorch and a TPU."""
+  run_page(page, server=server, place=place, replace={})
 
 
 def test_every_guide_is_run():
