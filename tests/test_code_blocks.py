@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import pathlib
 import shutil
@@ -34,6 +35,7 @@ PAGES = (
   ),
   *(p.relative_to(ROOT).as_posix() for p in ROOT.glob('docs/guides/*.md')),
 )
+_TEXTS = ('.md', '.py', '.sh')
 # All blocks of it that are not marked are run, one behind the other.
 STORY = 'docs/guides/own_pictures.md'
 # What makes the run of the story small; the other commands read the passport.
@@ -81,9 +83,18 @@ def test_command_lines_are_those_of_the_commands(block, command_listing):
       )
 
 
-@pytest.mark.parametrize('page', PAGES)
-def test_extras_exist(page):
-  assert not documented_commands.unknown_extras((ROOT / page).read_text())
+def test_extras_exist_wherever_they_are_named():
+  """On every page, in what --help says and in the texts of errors."""
+  folders = ('docs', 'simclr_jax', 'configs', 'benchmarks', 'launch')
+  files = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md']
+  for folder in folders:
+    files += [p for p in (ROOT / folder).rglob('*') if p.suffix in _TEXTS]
+  named = 0
+  for path in files:
+    text = path.read_text()
+    named += text.count("'.[")
+    assert not documented_commands.unknown_extras(text), path
+  assert named > 10
 
 
 @pytest.mark.parametrize(
@@ -127,6 +138,10 @@ def test_only_marked_blocks_are_skipped():
     'simclr-jax knm --checkpoint=W',
     'simclr-jax completion fish',
     'make no',
+    "pip install '.[serach]'",
+    ".venv/bin/pip install '.[torch,no]'",
+    "pip install 'simclr_jax[search]'",
+    "pip install '.' 'simclr-jax[torch]'",
     'python -m benchmarks.no --seeds=0',
     'python -m benchmarks.loss --no_such_flag=0',
     'launch/tpu_vm.sh watch --name=v1 -- --config=configs/no.py --workdir=W',
@@ -181,12 +196,14 @@ def pictures(tmp_path_factory):
   return folder
 
 
-def test_the_story_of_image_search(pictures, server, tmp_path):
-  """The four commands of docs/guides/product_search.md."""
+@pytest.fixture(scope='module')
+def image_search(pictures, server, tmp_path_factory):
+  """(folder, modules run) of the four commands of the guide, on one folder."""
   pytest.importorskip('pyarrow')
-  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-  (tmp_path / 'new').mkdir()
-  shutil.copy(pictures / 'china' / '3.jpg', tmp_path / 'new' / 'query.jpg')
+  folder = tmp_path_factory.mktemp('image_search')
+  (folder / 'configs').symlink_to(ROOT / 'configs')
+  (folder / 'new').mkdir()
+  shutil.copy(pictures / 'china' / '3.jpg', folder / 'new' / 'query.jpg')
   page = 'docs/guides/product_search.md'
   block = markdown_blocks.blocks(ROOT / page, page)[0]
   text = block.text.replace('/pictures/products', str(pictures))
@@ -196,13 +213,48 @@ def test_the_story_of_image_search(pictures, server, tmp_path):
     module, arguments = words[2].removeprefix('simclr_jax.'), words[3:]
     if any(a.startswith('--config=') for a in arguments):
       arguments = [*arguments, *SMALL]
-    done = server.run(module, arguments, cwd=tmp_path)
+    done = server.run(module, arguments, cwd=folder)
     assert done.code == 0, f'{words}: {done.err}'
     ran.append(module)
+  return folder, ran
+
+
+def test_the_story_of_image_search(image_search):
+  """The four commands of docs/guides/product_search.md."""
+  folder, ran = image_search
   assert ran == ['main', 'embed', 'search', 'duplicates']
   # The query is one of the pictures.
-  found = (tmp_path / 'found.html').read_text()
-  assert '3.jpg' in found and (tmp_path / 'duplicates.html').stat().st_size
+  found = (folder / 'found.html').read_text()
+  assert '3.jpg' in found and (folder / 'duplicates.html').stat().st_size
+
+
+def test_labels_of_other_pictures(image_search, pictures, server):
+  """An encoder of a folder without classes, fine-tuned as the guide says."""
+  folder, _ = image_search
+  page = 'docs/guides/few_labels.md'
+  (block,) = [
+    block
+    for block in markdown_blocks.blocks(ROOT / page, page)
+    if '/labelled' in block.text
+  ]
+  text = block.text.replace('/labelled', str(pictures))
+  text = text.replace('=runs/mine ', '=runs/products ')
+  ((_, _, _, *arguments),) = markdown_blocks.command_lines(text)
+  arguments += [
+    '--config.num_bootstrap=20',
+    # As any method reads the labels; no training is compiled.
+    '--methods=frozen',
+  ]
+  done = server.run('finetune', arguments, cwd=folder)
+  assert done.code == 0, done.err
+  (written,) = folder.glob('runs/*/finetune.json')
+  data = json.loads(written.read_text())['data']
+  assert [data[part]['num_examples'] for part in ('train', 'test')] == [40, 8]
+  assert 'frozen' in done.out
+  # Without the splits there is nothing to judge on.
+  short = [a for a in arguments if '_split' not in a]
+  done = server.run('finetune', [*short, '--workdir=runs/no'], cwd=folder)
+  assert done.code == 2 and 'test split' in done.err
 
 
 def test_the_story_of_own_pictures(

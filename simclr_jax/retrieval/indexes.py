@@ -188,7 +188,8 @@ def _faiss() -> Any:
   except ImportError as error:
     raise ValueError(
       f'--index other than exact needs FAISS, which cannot be imported '
-      f"({error}): pip install 'simclr_jax[search]', or use --index=exact"
+      f"({error}): pip install '.[search]' in the clone, or pip install "
+      'faiss-cpu; or use --index=exact'
     ) from error
   if hasattr(os, 'sched_getaffinity'):
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
