@@ -14,7 +14,8 @@ from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
 CONFIG = config_flags.DEFINE_config_file(
-  'config', help_string='Config file, e.g. configs/finetune/imagenet.py:v2_1.'
+  'config',
+  help_string='Config file: of configs/finetune, or configs/distill.',
 )
 CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
