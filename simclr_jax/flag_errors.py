@@ -55,7 +55,7 @@ def _parse(argv: Sequence[str], schema: type) -> list[str]:
     flags.Error: If another flag is wrong.
   """
   path = ''
-  argv = flag_spelling.underscored(argv, flags.FLAGS)
+  argv = flag_spelling.underscored(argv, set(flags.FLAGS))
   if has_config := _CONFIG in flags.FLAGS:
     path = _config_path(argv)
     _check_file(path)
