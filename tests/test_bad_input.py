@@ -82,6 +82,7 @@ def test_there_are_many_and_each_has_its_name():
     'finetune',
     'label_efficiency',
     'distill',
+    'embed',
   }
 
 

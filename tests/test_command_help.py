@@ -62,6 +62,16 @@ def test_required_flags_come_before_those_of_several_processes(command_listing):
     assert not others or max(required) < min(others), name
 
 
+def test_the_guide_to_pods_names_who_runs_on_several_hosts(command_listing):
+  text = (ROOT / 'docs/guides/tpu_pods.md').read_text()
+  (named,) = re.findall(r'Elsewhere ([^.]*?) are told', text)
+  assert set(re.findall(r'`(\w+)`', named)) == {
+    found['module']
+    for found in command_listing.values()
+    if any(flag['name'] == 'coordinator' for flag in found['flags'])
+  }
+
+
 def test_every_field_is_named_and_where_it_is_explained(command_listing):
   schemas = {
     'finetune': finetuning_config.FinetuneConfig,

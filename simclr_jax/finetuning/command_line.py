@@ -39,7 +39,7 @@ flags.adopt_module_key_flags(multi_process)
 CODES = {
   ValueError: console.EXIT_WRONG_INPUT,
   failures.NonFiniteLoss: console.EXIT_FAILED,
-  checkpoint.DamagedCheckpoint: console.EXIT_FAILED,
+  checkpoint.DamagedCheckpoint: console.EXIT_WRONG_INPUT,
   storage.StorageFailed: console.EXIT_FAILED,
   OSError: console.EXIT_FAILED,
 }

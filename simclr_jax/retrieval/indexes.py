@@ -102,7 +102,10 @@ def _empty_ivf(faiss: Any, dim: int, num_rows: int) -> Any:
   lists = int(4 * np.sqrt(num_rows))
   lists = max(min(lists, num_rows // _LEAST_ROWS), 1)
   product = faiss.METRIC_INNER_PRODUCT
-  return faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, product)
+  index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, product)
+  # A single centre for fewer rows is their mean: nothing to warn of.
+  index.cp.min_points_per_centroid = min(_LEAST_ROWS, num_rows)
+  return index
 
 
 def _empty_hnsw(faiss: Any, dim: int, num_rows: int) -> Any:
