@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -91,3 +92,12 @@ def test_questions_name_every_measured_card():
   for path in cards:
     name = json.loads(path.read_text())['name']
     assert f'`{name}`' in text
+
+
+def test_start_explains_every_extra():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  rows = re.findall(
+    r'^\| (`.*?) \|', (ROOT / 'docs/start.md').read_text(), re.M
+  )
+  explained = set(re.findall(r'`([\w-]+)`', ' '.join(rows)))
+  assert explained == set(project['optional-dependencies']) - {'dev'}
