@@ -75,8 +75,9 @@ format: $(INSTALLED_DEV) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Without --quiet: it hides warnings from --strict, too, which then counts none.
 docs: $(INSTALLED_DEV) ## the site in build/site, warnings are errors
-	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict
 	@echo 'To look at: build/site/index.html'
 
 golden-configs: $(INSTALLED) ## rewrite tests/golden_configs from configs/

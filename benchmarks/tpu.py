@@ -1,6 +1,6 @@
 """What a training step would cost on a TPU slice, from compiling it for one.
 
-  pip install 'simclr_jax[tpu-compile]'     # libtpu; no TPU is needed
+  pip install '.[tpu-compile]'     # libtpu; no TPU is needed
   python -m benchmarks.tpu --out=docs/results/tpu/NAME.json
   python -m benchmarks.tpu --topologies=v5e:8x16 \
     --option=config.model.remat=blocks --option=config.model.width=2
@@ -62,7 +62,7 @@ _PAGE = flags.DEFINE_bool('page', False, 'Only write the page of all results.')
 
 _NO_LIBTPU = (
   'libtpu is not installed: it holds the TPU compiler (and needs no TPU). '
-  "pip install 'simclr_jax[tpu-compile]', or pip install libtpu"
+  "pip install '.[tpu-compile]' in the clone, or pip install libtpu"
 )
 
 

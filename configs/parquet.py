@@ -7,8 +7,8 @@ The folder is one that `huggingface-cli download --repo-type=dataset` has
 filled, or that `python -m simclr_jax.prepare` has written from TFDS, a folder
 of pictures or arrays. Splits are called as the files are
 (data/train-00000-of-00005.parquet is 'train'). Needs no TensorFlow with the
-loader above (pip install 'simclr_jax[opencv,parquet]'); without that flag the
-loader is TensorFlow's (pip install 'simclr_jax[tf,parquet]').
+loader above (pip install '.[opencv,parquet]'); without that flag the
+loader is TensorFlow's (pip install '.[tf,parquet]').
 
 Presets:
 

@@ -10,6 +10,7 @@ import re
 import types
 from typing import Any
 
+from simclr_jax import command_help
 from simclr_jax import config as config_lib
 from simclr_jax.cards import card as card_lib
 from simclr_jax.cards import check, expectation
@@ -168,7 +169,8 @@ def page(introduction: str) -> str:
   for path in recipe_files():
     name = path.relative_to(ROOT).as_posix()
     module = _load(path)
-    header = (ast.get_docstring(ast.parse(path.read_text())) or '').strip()
+    header = ast.get_docstring(ast.parse(path.read_text())) or ''
+    header = command_help.unjoined(header.strip())
     lines += ['', f'## {name}', '', '```text', header, '```']
     for preset, config in module.PRESETS.items():
       lines += [

@@ -3,25 +3,23 @@
 absl's help lists the flags of every library that was imported; a person wants
 to know what this command does and takes. The text is the command's docstring
 and its flags, for commands that read them by absl (`flag_errors.parse`) and by
-argparse (`ArgumentParser`) alike. `--helpfull` shows everything, `--helpjson`
+argparse (`command_parser`) alike. `--helpfull` shows everything, `--helpjson`
 the same flags for programs: completion, documentation, tests.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import re
 import sys
 import textwrap
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import console
 
 WIDTH = 80
 OWN_GROUP = 'Flags'
@@ -29,6 +27,7 @@ OWN_GROUP = 'Flags'
 # first line of their docstring.
 GROUPS = {
   'simclr_jax.evaluation.command_line': 'What is judged',
+  'simclr_jax.finetuning.command_line': 'What is trained, and from what',
   'simclr_jax.multi_process': 'Several processes (docs/running.md)',
 }
 _VERBOSITY = '1 shows where an error happened, and what the libraries log.'
@@ -67,36 +66,14 @@ def answer(argv: Sequence[str], *, schema: type = config_lib.Config) -> None:
     argv: As `app.run` gives it.
     schema: Dataclass that names the fields of `--config`.
   """
-  asked = _asked(argv)
+  asked = asked_for(argv)
   if not asked:
     return
   if asked == 'helpfull':
     print(f'{_main_doc()}\n{flags.FLAGS.get_help()}')
   else:
-    _print(asked, doc=_main_doc(), known=_absl_flags(schema))
+    show(asked, _absl_flags(schema))
   sys.exit(0)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-  """argparse with the help and the errors of the other commands."""
-
-  def __init__(self) -> None:
-    """Takes the text from the docstring of the command."""
-    super().__init__(add_help=False, allow_abbrev=False)
-
-  def parse_known_args(  # type: ignore[override]
-    self, args: Sequence[str] | None = None, namespace: Any = None
-  ) -> tuple[argparse.Namespace, list[str]]:
-    """As argparse, once nobody asks for help."""
-    if asked := _asked(['', *(sys.argv[1:] if args is None else args)]):
-      _print(asked, doc=_main_doc(), known=_argparse_flags(self._actions))
-      self.exit()
-    return super().parse_known_args(args, namespace)
-
-  def error(self, message: str) -> NoReturn:
-    """One line on stderr, as everywhere."""
-    console.say(f'{message} (--help lists the flags)')
-    self.exit(console.EXIT_WRONG_INPUT)
 
 
 def text(doc: str, known: Sequence[Flag]) -> str:
@@ -106,8 +83,7 @@ def text(doc: str, known: Sequence[Flag]) -> str:
     doc: Its docstring: what it does, examples, exit codes.
     known: Its flags, those of a group one behind the other.
   """
-  # A backslash at the end of a docstring's line has joined it with the next.
-  lines = [re.sub(r'(?<=\S) {3,}(?=--)', ' \\\\\n    ', doc.strip())]
+  lines = [unjoined(doc.strip())]
   if 'exit code' not in ' '.join(doc.lower().split()):
     lines += ['', 'Exit codes: 0 done, 1 failed, 2 wrong input.']
   titles = list(dict.fromkeys(flag.group for flag in known))
@@ -124,6 +100,11 @@ def text(doc: str, known: Sequence[Flag]) -> str:
   return '\n'.join(lines)
 
 
+def unjoined(doc: str) -> str:
+  """Text with its commands broken where a docstring's backslash joined them."""
+  return re.sub(r'(?<=\S) {3,}(?=--)', ' \\\\\n    ', doc)
+
+
 def config_fields(schema: type = config_lib.Config) -> list[str]:
   """'optim.base_lr' and so on: every field of a config."""
 
@@ -137,8 +118,8 @@ def config_fields(schema: type = config_lib.Config) -> list[str]:
   return list(walk(config_lib.to_dict(schema()), ''))
 
 
-def _asked(argv: Sequence[str]) -> str:
-  """'help', 'helpfull' or 'helpjson' if one is asked for; else ''."""
+def asked_for(argv: Sequence[str]) -> str:
+  """'help', 'helpfull' or 'helpjson' if one is; else ''."""
   for argument in argv[1:]:
     if argument == '--':
       return ''
@@ -150,7 +131,14 @@ def _asked(argv: Sequence[str]) -> str:
   return ''
 
 
-def _print(asked: str, *, doc: str, known: Sequence[Flag]) -> None:
+def show(asked: str, known: Sequence[Flag]) -> None:
+  """Prints the help of the running command.
+
+  Args:
+    asked: As of `asked_for`.
+    known: Its flags.
+  """
+  doc = _main_doc()
   if asked == 'helpjson':
     print(
       json.dumps(
@@ -185,11 +173,13 @@ def _absl_flags(schema: type) -> list[Flag]:
   ]
   groups = [OWN_GROUP, *GROUPS.values()]
   for flag in [f for f in known if f.kind == 'config']:
-    if flag.name != 'config':
-      known += _section_fields(flag, values[flag.name].value or {})
-      continue
-    fields = dict.fromkeys(config_fields(schema), '')
-    known += _section_fields(flag, fields)
+    if flag.name == 'config':
+      fields: Mapping[str, Any] = dict.fromkeys(config_fields(schema), '')
+      known += _section_fields(flag, fields, schema)
+    else:
+      # A section of the passport, whatever the command's own schema.
+      fields = values[flag.name].value or {}
+      known += _section_fields(flag, fields, config_lib.Config)
   known.sort(
     key=lambda flag: groups.index(flag.group) if flag.group in groups else 99
   )
@@ -198,17 +188,26 @@ def _absl_flags(schema: type) -> list[Flag]:
   ]
 
 
-def _section_fields(flag: Flag, section: Mapping[str, Any]) -> list[Flag]:
-  meaning = 'Field of the config (docs/reference/config).'
+def _section_fields(
+  flag: Flag, fields: Mapping[str, Any], schema: type
+) -> list[Flag]:
   return [
     Flag(
       name=f'{flag.name}.{name}',
       group=flag.group,
       default=str(default),
-      help=meaning,
+      help=_explained(schema),
     )
-    for name, default in section.items()
+    for name, default in fields.items()
   ]
+
+
+def _explained(schema: type) -> str:
+  """Where the fields of a schema are: its page of the site, and its code."""
+  kind = schema.__name__.removesuffix('Config').lower()
+  page = f'docs/reference/config_{kind}' if kind else 'docs/reference/config'
+  code = schema.__module__.replace('.', '/')
+  return f'Explained in {page} (make docs) and {code}.py.'
 
 
 def _title(module: str) -> str:
@@ -239,43 +238,22 @@ def _from_absl(flag: flags.Flag, group: str) -> Flag:
   )
 
 
-def _argparse_flags(actions: Sequence[argparse.Action]) -> list[Flag]:
-  known = []
-  for action in actions:
-    names = [n for n in action.option_strings if n.startswith('--')]
-    is_switch = action.nargs == 0 or isinstance(
-      action, argparse.BooleanOptionalAction
-    )
-    kind = getattr(action.type, '__name__', 'string')
-    known.append(
-      Flag(
-        name=names[0].lstrip('-') if names else action.dest,
-        kind='bool' if is_switch else kind if kind != 'str' else 'string',
-        default='' if action.default in (None, False) else str(action.default),
-        choices=tuple(map(str, action.choices or ())),
-        required=action.required,
-        help=' '.join((action.help or '').split()),
-      )
-    )
-  return known
-
-
-def _fields(flag: Flag, known: Sequence[Flag]) -> list[str]:
-  """Fields that stand behind a dot of this flag."""
+def _fields(flag: Flag, known: Sequence[Flag]) -> list[Flag]:
+  """Fields that stand behind a dot of this flag, without what is before it."""
   prefix = f'{flag.name}.'
-  found = [
-    f.name.removeprefix(prefix) for f in known if f.name.startswith(prefix)
+  return [
+    dataclasses.replace(f, name=f.name.removeprefix(prefix))
+    for f in known
+    if f.name.startswith(prefix)
   ]
-  if flag.name == 'config':
-    return list(dict.fromkeys(name.partition('.')[0] for name in found))
-  return found
 
 
-def _entry(flag: Flag, *, fields: Sequence[str]) -> list[str]:
+def _entry(flag: Flag, *, fields: Sequence[Flag]) -> list[str]:
   if flag.kind == 'bool':
     head = f'--[no]{flag.name}'
   elif flag.choices and len('|'.join(flag.choices)) < 40:
-    head = f'--{flag.name}={"|".join(flag.choices)}'
+    # One that is empty stands for the default, which the help explains.
+    head = f'--{flag.name}={"|".join(filter(None, flag.choices))}'
   elif flag.kind == 'config' and flag.name != 'config':
     head = f'--{flag.name}.FIELD=...'
   else:
@@ -287,15 +265,18 @@ def _entry(flag: Flag, *, fields: Sequence[str]) -> list[str]:
   elif flag.default == 'True':
     head += '  (default on)'
   lines = [f'  {head}', *_wrapped(flag.help, indent=6)]
-  if flag.kind == 'config' and flag.name == 'config':
+  if flag.name == 'config' and fields:
+    names = [field.name for field in fields]
+    sections = dict.fromkeys(n.partition('.')[0] for n in names if '.' in n)
+    single = [name for name in names if '.' not in name]
     lines += [
       '  --config.SECTION.FIELD=...',
       *_wrapped(
-        f'Changes a field; sections: {", ".join(fields[2:])}. Every field is '
-        'explained in docs/reference/config (make docs) and in '
-        'simclr_jax/config.py.',
+        f'Changes a field; sections: {", ".join(sections)}. {fields[0].help}',
         indent=6,
       ),
+      '  --config.FIELD=...',
+      *_wrapped(f'Fields in no section: {", ".join(single)}.', indent=6),
     ]
   return lines
 

@@ -17,15 +17,16 @@ EXIT_PEER_LOST = 69  # EX_UNAVAILABLE of sysexits.h: the same command continues.
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues.
 
 
-_CHATTY = ('jax', 'orbax', 'tensorflow_datasets')
+_CHATTY = ('jax', 'orbax', 'tensorflow_datasets', 'faiss')
 
 
 class _LibraryChatter(std_logging.Filter):
   """Drops what libraries report about normal work, and what process 0 says too.
 
-  Orbax writes some fifty INFO lines for each checkpoint; the run's own lines
-  would drown. Of several processes only the first says how it goes; what goes
-  wrong is said by each, with its name. `--verbosity=1` lets everything through.
+  Orbax writes some fifty INFO lines for each checkpoint, FAISS one for each
+  library that it tries; the run's own lines would drown. Of several processes
+  only the first says how it goes; what goes wrong is said by each, with its
+  name. `--verbosity=1` lets everything through.
   """
 
   def filter(self, record: std_logging.LogRecord) -> bool:

@@ -1,6 +1,6 @@
-"""Trains a student on what a fine-tuned teacher says of unlabelled pictures.
+r"""Trains a student on what a fine-tuned teacher says of unlabelled pictures.
 
-  python -m simclr_jax.distill --checkpoint=runs/mine_ft
+  python -m simclr_jax.distill --checkpoint=runs/mine_ft \
     --workdir=runs/student --config=configs/distill/student.py
   python -m simclr_jax.distill ... --config.student.depth=18
 

@@ -11,7 +11,7 @@ ten times as close as a picture and its nearest other usually are; the line
 about the nearest other picture says what a --threshold has to be above.
 
 Every picture is compared with all others, in bounded memory; for more than some
-hundred thousand use --index=hnsw (pip install 'simclr_jax[search]').
+hundred thousand use --index=hnsw (pip install '.[search]' in the clone).
 
 Exit codes: 0 done, 1 could not be written, 2 wrong input.
 """

@@ -1,8 +1,8 @@
-"""Trains a classifier on labels, starting from a pretrained encoder.
+r"""Trains a classifier on labels, starting from a pretrained encoder.
 
-  python -m simclr_jax.finetune --checkpoint=runs/mine --workdir=runs/mine_ft
+  python -m simclr_jax.finetune --checkpoint=runs/mine --workdir=runs/mine_ft \
     --config=configs/finetune/few_labels.py
-  python -m simclr_jax.finetune ... --config.labels.fraction=0.01
+  python -m simclr_jax.finetune ... --config.labels.fraction=0.01 \
     --methods=finetune,scratch,frozen
 
 Network, data and preprocessing come from the checkpoint's passport. The config

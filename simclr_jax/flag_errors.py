@@ -18,7 +18,7 @@ import typing
 from absl import flags
 import ml_collections
 
-from simclr_jax import command_help, console
+from simclr_jax import command_help, console, flag_spelling
 from simclr_jax import config as config_lib
 
 _CONFIG = 'config'
@@ -63,6 +63,7 @@ def _parse(argv: Sequence[str], schema: type) -> list[str]:
     flags.Error: If another flag is wrong.
   """
   path = ''
+  argv = flag_spelling.underscored(argv, set(flags.FLAGS))
   if has_config := _CONFIG in flags.FLAGS:
     path = _config_path(argv)
     _check_file(path)

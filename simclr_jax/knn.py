@@ -8,9 +8,10 @@ Cosine similarity, plain votes and votes weighted by exp(similarity /
 temperature), for every k and temperature of the config. The line on stdout is
 for the first of each: none is selected on the test split. The network and the
 preprocessing come from the checkpoint's passport; a field is changed by
---knn.FIELD, --data.FIELD or --eval.FIELD. Writes WORKDIR/probe/*.json. Exit
-codes: 0 done, 1 the number could not be written, 2 no honest number can be
-given (the reason is on stderr).
+--knn.FIELD, --data.FIELD or --eval.FIELD. Writes WORKDIR/probe/*.json.
+
+Exit codes: 0 done, 1 the number could not be written, 2 no honest number can
+be given (the reason is on stderr), 69 another process was lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Accuracy against the number of labels: fine-tuned, from scratch, frozen.
+r"""Accuracy against the number of labels: fine-tuned, from scratch, frozen.
 
-  python -m simclr_jax.label_efficiency --checkpoint=runs/mine
-    --workdir=runs/mine_labels --config=configs/finetune/few_labels.py
+  python -m simclr_jax.label_efficiency --checkpoint=runs/mine \
+    --workdir=runs/mine_labels --config=configs/finetune/few_labels.py \
     --labels=1,5,20,all --seeds=3
 
 --labels are numbers of labels per class, shares ('1%') or 'all'. Every method

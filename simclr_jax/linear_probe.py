@@ -7,9 +7,10 @@
 The network and the preprocessing come from the checkpoint's passport; a field
 is changed by --probe.FIELD, --data.FIELD or --eval.FIELD. The learning rate and
 weight decay are selected on a part of the training split; the test split is
-used once. Prints one line and writes WORKDIR/probe/*.json. Exit codes: 0 done,
-1 the number could not be written, 2 no honest number can be given (the reason
-is on stderr).
+used once. Prints one line and writes WORKDIR/probe/*.json.
+
+Exit codes: 0 done, 1 the number could not be written, 2 no honest number can
+be given (the reason is on stderr), 69 another process was lost.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ with the card of its recipe: loss, contrastive accuracy and kNN by epoch.
 
 Exit codes:
   0   finished (and, with --check_recipe, as its recipe is known to go)
-  1   failed: a loss that is no number, no readable checkpoint, a full disk; or
-      the run is not as --check_recipe expects
-  2   the command, the config, the data or the workdir is wrong; or there is no
-      measured card for --check_recipe
+  1   failed: a loss that is no number, a full disk; or the run is not as
+      --check_recipe expects
+  2   the command, the config, the data or the workdir is wrong (no checkpoint
+      in it is readable); or there is no measured card for --check_recipe
   69  another process was lost (--peer_timeout), did not come (--init_timeout),
       or a step did not end (--stall_timeout): the same command continues
   75  stopped by a signal after saving: the same command continues
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
     codes={
       ValueError: console.EXIT_WRONG_INPUT,
       failures.NonFiniteLoss: console.EXIT_FAILED,
-      checkpoint.DamagedCheckpoint: console.EXIT_FAILED,
+      checkpoint.DamagedCheckpoint: console.EXIT_WRONG_INPUT,
       storage.StorageFailed: console.EXIT_FAILED,
       OSError: console.EXIT_FAILED,
     },

@@ -5,7 +5,7 @@
   python -m simclr_jax.plan --config=... --topology=local
 
 Needs no accelerator and no data set. TPU slices are compiled for by libtpu
-(`pip install 'simclr_jax[tpu-compile]'`), minutes for a ResNet-50, which is
+(`pip install '.[tpu-compile]'` in the clone), minutes for a ResNet-50, which is
 kept; `--quick` traces instead. Exit codes: 0 it fits (or nobody knows), 1
 failed, 2 the command or the config is wrong, 3 it does not fit.
 """

@@ -11,9 +11,10 @@ from the checkpoint's passport; a field is changed by --probe.FIELD,
 --data.FIELD (--data.train_split='train[:20%]' is faster) or --eval.FIELD.
 The probe is linear, on all labels and standardised features, whatever
 the passport says. Writes WORKDIR/probe/*.json; other --tasks or --noise_std
-than the default ones have a file of their own, which no report shows. Exit
-codes: 0 done, 1 the table could not be written, 2 no honest number can be given
-(the reason is on stderr).
+than the default ones have a file of their own, which no report shows.
+
+Exit codes: 0 done, 1 the table could not be written, 2 no honest number can
+be given (the reason is on stderr), 69 another process was lost.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import sys
 
 from absl import flags, logging
 
-from simclr_jax import cards, command_help, console, reports
+from simclr_jax import cards, command_parser, console, reports
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.training import checkpoint
 
@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _make_parser() -> command_help.ArgumentParser:
-  parser = command_help.ArgumentParser()
+def _make_parser() -> command_parser.ArgumentParser:
+  parser = command_parser.ArgumentParser()
   parser.add_argument(
     '--workdir', required=True, help='Folder of the pretraining run.'
   )
@@ -76,7 +76,6 @@ def _make_parser() -> command_help.ArgumentParser:
   )
   parser.add_argument(
     '--check_recipe',
-    '--check-recipe',
     action='store_true',
     help='Only compare the run with the card of its recipe.',
   )

@@ -12,8 +12,8 @@ are refused, and so is an index of other embeddings. Similarity is the cosine of
 h; --metric=dot lets long vectors win. The sheet (.png or .html) frames blue
 what has the query's class, orange what has another, where there are labels.
 
---index=exact compares every row and needs nothing; ivf and hnsw need
-pip install 'simclr_jax[search]', are built on first use and kept in DIR/index.
+--index=exact compares every row and needs nothing; ivf and hnsw need FAISS (pip
+install '.[search]' in the clone), are built on first use and kept in DIR/index.
 --transform=pca:64 or whitening:64 is fitted on the embeddings, kept in
 DIR/transforms and applied to queries too.
 

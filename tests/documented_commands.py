@@ -17,6 +17,7 @@ from simclr_jax.finetuning import config as finetuning_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PLACEHOLDER = re.compile(r'[A-Z_]+|\.\.\.')
+_ON_AN_INDEX = re.compile(r'simclr[_-]jax\[[\w, -]+\]')
 _REDIRECTIONS = ('>', '>>')
 Listing = Mapping[str, Mapping[str, Any]]
 # Of the commands whose configs are of this package.
@@ -49,24 +50,36 @@ def problem(words: Sequence[str], listing: Listing) -> str | None:
     targets = (ROOT / 'Makefile').read_text()
     unknown = [t for t in rest if f'\n{t}:' not in targets]
     return f'make knows no {unknown}' if unknown else ''
-  if words[:2] == ['pip', 'install'] and all(
-    word == '.' or word.startswith('simclr_jax[') for word in words[2:]
-  ):
-    return ''  # Extras: `unknown_extras`.
+  if pathlib.Path(program).name == 'pip' and rest[:1] == ['install']:
+    return _install(rest[1:])
   if program.startswith('launch/'):
     return _launcher(ROOT / program, rest, listing)
   return None
 
 
 def unknown_extras(text: str) -> list[str]:
-  """Extras of `pip install 'simclr_jax[...]'` that pyproject.toml lacks."""
+  """What is wrong with the extras of every `'.[...]'` in a text.
+
+  Returns:
+    Extras that pyproject.toml lacks, and `simclr_jax[...]` with or without
+    them: the package is on no index, only a clone (`.`) can be installed.
+  """
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  known = project['optional-dependencies']
   named = [
     extra.strip()
-    for extras in re.findall(r'simclr_jax\[([\w, -]+)\]', text)
+    for extras in re.findall(r"'\.\[([^\]]*)\]'", text)
     for extra in extras.split(',')
   ]
-  return [e for e in named if e not in project['optional-dependencies']]
+  return [e for e in named if e not in known] + _ON_AN_INDEX.findall(text)
+
+
+def _install(words: Sequence[str]) -> str | None:
+  """Of `pip install WORDS`; None for what is not this package."""
+  if found := unknown_extras(' '.join(f"'{word}'" for word in words)):
+    return f'pip cannot install {found}'
+  ours = re.compile(r'\.(\[.*\])?')
+  return '' if all(ours.fullmatch(word) for word in words) else None
 
 
 def _script(words: Sequence[str], listing: Listing) -> str:

@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import pathlib
 import re
-import sys
 
 from absl import flags
-import pytest
 
+from docs_site import hooks
 from simclr_jax import command_help, console
+from simclr_jax.finetuning import config as finetuning_config
 from tests import command_server
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def parser(monkeypatch):
-  monkeypatch.setattr(
-    sys.modules['__main__'], '__doc__', 'Does a thing.\n', raising=False
-  )
-  parser = command_help.ArgumentParser()
-  parser.add_argument('--workdir', required=True, help='A folder.')
-  parser.add_argument('--count', type=int, default=5, help='How many.')
-  parser.add_argument('--kind', choices=['a', 'b'], help='Which.')
-  parser.add_argument('--fast', action='store_true', help='No rest.')
-  return parser
-
-
-def test_argparse_has_the_same_look(parser, capsys):
-  with pytest.raises(SystemExit) as stop:
-    parser.parse_args(['--help'])
-  assert stop.value.code == 0
-  assert capsys.readouterr().out == (
-    'Does a thing.\n\nExit codes: 0 done, 1 failed, 2 wrong input.\n\nFlags:\n'
-    '  --workdir=...  (required)\n      A folder.\n'
-    '  --count=N  (default 5)\n      How many.\n'
-    '  --kind=a|b\n      Which.\n'
-    '  --[no]fast\n      No rest.\n\n'
-    '--help shows this, --helpfull the flags of all libraries too.\n'
-  )
-
-
-def test_argparse_errors_are_one_line(parser, capsys):
-  for arguments in (
-    [],
-    ['--workdir=W', '--coun=3'],
-    ['--workdir=W', '--kind=c'],
-  ):
-    with pytest.raises(SystemExit) as stop:
-      parser.parse_args(arguments)
-    assert stop.value.code == console.EXIT_WRONG_INPUT
-    error = capsys.readouterr().err
-    assert error.startswith('error: ') and error.count('\n') == 1
-  assert parser.parse_args(['--workdir=W']) == argparse.Namespace(
-    workdir='W', count=5, kind=None, fast=False
-  )
 
 
 def test_help_behind_two_dashes_is_an_argument():
@@ -95,6 +51,78 @@ def test_help_is_short_and_says_exit_codes(command_listing):
     shown = [flag for flag in known if '.' not in flag.name]
     for flag in shown:
       assert re.search(rf'--(\[no\])?{flag.name}\b', text), (name, flag.name)
+
+
+def test_required_flags_come_before_those_of_several_processes(command_listing):
+  for name, found in command_listing.items():
+    groups = [flag['group'] for flag in found['flags']]
+    assert not [g for g in groups if len(g) > 50], name
+    required = [i for i, f in enumerate(found['flags']) if f['required']]
+    others = [i for i, g in enumerate(groups) if g.startswith('Several')]
+    assert not others or max(required) < min(others), name
+
+
+def test_the_guide_to_pods_names_who_runs_on_several_hosts(command_listing):
+  text = (ROOT / 'docs/guides/tpu_pods.md').read_text()
+  (named,) = re.findall(r'Elsewhere ([^.]*?) are told', text)
+  assert set(re.findall(r'`(\w+)`', named)) == {
+    found['module']
+    for found in command_listing.values()
+    if any(flag['name'] == 'coordinator' for flag in found['flags'])
+  }
+
+
+def test_every_field_is_named_and_where_it_is_explained(command_listing):
+  schemas = {
+    'finetune': finetuning_config.FinetuneConfig,
+    'label_efficiency': finetuning_config.FinetuneConfig,
+    'distill': finetuning_config.DistillConfig,
+  }
+  pages = hooks.generated_pages()
+  for name in ('pretrain', 'plan', *schemas):
+    found = command_listing[name]
+    known = [command_help.Flag(**flag) for flag in found['flags']]
+    text = ' '.join(command_help.text(found['doc'], known).split())
+    schema = schemas.get(name)
+    fields = command_help.config_fields(*([schema] if schema else []))
+    (sections,) = re.findall(r'sections: ([\w, ]+)\.', text)
+    (single,) = re.findall(r'Fields in no section: ([\w, ]+)\.', text)
+    named = [*sections.split(', '), *single.split(', ')]
+    assert named.count('seed') == 1
+    assert sorted(named) == sorted({f.partition('.')[0] for f in fields}), name
+    assert set(sections.split(', ')) == {
+      f.partition('.')[0] for f in fields if '.' in f
+    }
+    ((page, file),) = re.findall(
+      r'Explained in docs/(\S+) \(make docs\) and (\S+\.py)\.', text
+    )
+    assert (ROOT / file).is_file()
+    assert ('finetuning' in file) == bool(schema)
+    for field in fields:
+      assert f'`{field}`' in pages[f'{page}.md'], (name, field)
+
+
+def test_examples_can_be_pasted(command_listing):
+  """A line that goes on ends in a backslash, in --help and in configs."""
+  docs = {
+    name: command_help.unjoined(found['doc'])
+    for name, found in command_listing.items()
+  }
+  for path in (ROOT / 'configs').rglob('*.py'):
+    doc = ast.get_docstring(ast.parse(path.read_text()), clean=False) or ''
+    docs[path.name] = command_help.unjoined(doc)
+  for name, doc in docs.items():
+    lines = doc.splitlines()
+    for line, following in zip(lines, lines[1:], strict=False):
+      if line.startswith('  ') and following.startswith('    --'):
+        assert line.endswith(' \\'), (name, line)
+      if line.endswith('\\'):
+        assert following.startswith('    '), (name, line)
+
+
+def test_an_empty_choice_is_not_shown():
+  flag = command_help.Flag('output', choices=('', 'h', 'z'), help='Vectors.')
+  assert '\n  --output=h|z\n' in command_help.text('Does.', [flag])
 
 
 def test_help_as_the_shell_sees_it(tmp_path):

@@ -40,6 +40,7 @@ def test_library_notes_are_dropped_and_warnings_stay():
   logging.set_verbosity(logging.INFO)
   try:
     assert not passes(record('/x/orbax/checkpoint/a.py', std_logging.INFO))
+    assert not passes(record('/x/faiss/loader.py', std_logging.INFO))
     assert passes(record('/x/orbax/checkpoint/a.py', std_logging.WARNING))
     assert passes(record('/x/simclr_jax/training/loop.py', std_logging.INFO))
   finally:

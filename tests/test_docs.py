@@ -1,8 +1,10 @@
 """Numbers and links of README and docs are those of their files."""
 
 import json
+import math
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -68,3 +70,34 @@ def test_the_guide_to_few_labels_states_the_measured_numbers():
   for row in rows:
     (line,) = [s for s in lines if s.startswith(f'| {row["num_labels"]:,} |')]
     assert f'{100 * row["top1_mean"]:.1f} ± {100 * row["top1_std"]:.1f}' in line
+
+
+def test_questions_state_the_weights_of_negatives_by_temperature():
+  text = ' '.join((ROOT / 'docs/faq.md').read_text().split())
+  negatives = (0.75, 0.4, 0.1)
+  shares = []
+  for temperature in (0.1, 0.5, 1.0):
+    weights = [math.exp(cosine / temperature) for cosine in negatives]
+    shares.append(round(100 * max(weights) / sum(weights)))
+  assert (
+    f'{shares[0]} % of the weight at 0.1, {shares[1]} % at 0.5 and '
+    f'{shares[2]} % at 1.'
+  ) in text
+
+
+def test_questions_name_every_measured_card():
+  text = (ROOT / 'docs/faq.md').read_text()
+  cards = sorted((ROOT / 'simclr_jax/cards/measured').glob('*.json'))
+  assert len(cards) == 1 and 'a card of one recipe' in text
+  for path in cards:
+    name = json.loads(path.read_text())['name']
+    assert f'`{name}`' in text
+
+
+def test_start_explains_every_extra():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  rows = re.findall(
+    r'^\| (`.*?) \|', (ROOT / 'docs/start.md').read_text(), re.M
+  )
+  explained = set(re.findall(r'`([\w-]+)`', ' '.join(rows)))
+  assert explained == set(project['optional-dependencies']) - {'dev'}

@@ -94,20 +94,23 @@ def server(tmp_path_factory):
     yield running
 
 
-@pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-  """path/CLASS/*.jpg: crops of scikit-learn's two photographs."""
+def _save_crops(folder: pathlib.Path, *, count: int, seed: int) -> pathlib.Path:
+  """FOLDER/CLASS/*.jpg: crops of scikit-learn's two photographs."""
   datasets = pytest.importorskip('sklearn.datasets')
-  folder = tmp_path_factory.mktemp('pictures')
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(seed)
   for name in ('china', 'flower'):
     photograph = datasets.load_sample_image(f'{name}.jpg')
-    (folder / name).mkdir()
-    for i in range(24):
+    (folder / name).mkdir(parents=True)
+    for i in range(count):
       y, x = rng.integers(0, 300), rng.integers(0, 500)
       crop = photograph[y : y + 100, x : x + 120]
       Image.fromarray(crop).save(folder / name / f'{i}.jpg')
   return folder
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+  return _save_crops(tmp_path_factory.mktemp('pictures'), count=24, seed=0)
 
 
 @pytest.fixture(scope='module')
@@ -196,25 +199,28 @@ def test_readme(server, place, pictures):
 
 
 def test_few_labels(server, place, pictures):
-  """README's encoder of digits has labels, a programme less to compile."""
+  """README's encoder of digits has labels, its own of pictures has none."""
   assert (place / 'runs/demo').is_dir(), 'test_readme makes it'
   ran = run_page(
     'docs/guides/few_labels.md',
     server=server,
     place=place,
     replace={
-      '--checkpoint=runs/mine ': '--checkpoint=runs/demo ',
-      '/labelled': str(pictures),
+      'runs/mine --workdir=runs/mine_labels': 'runs/demo --workdir=labels',
+      'runs/mine --workdir=runs/mine_ft': 'runs/demo --workdir=runs/mine_ft',
+      # As any method reads the labels of other pictures.
+      'early --methods=finetune,scratch,frozen': 'early --methods=frozen',
+      '=/labelled': f'={pictures}',
     },
   )
-  assert _names(ran)[:2] == ['label_efficiency', 'finetune']
-  assert _names(ran)[-1] == 'distill'
+  assert _names(ran) == ['label_efficiency', *['finetune'] * 2, 'distill']
   table = ran[1].out
   assert all(m in table for m in ('fine-tuned', 'scratch', 'frozen')), table
   assert 'student' in ran[-1].out
 
 
-def test_product_search(server, place, pictures):
+def test_product_search(server, place, pictures, tmp_path):
+  held_out = _save_crops(tmp_path / 'held_out', count=3, seed=1)
   (place / 'new').mkdir()
   shutil.copy(pictures / 'china' / '3.jpg', place / 'new' / 'query.jpg')
   ran = run_page(
@@ -224,8 +230,8 @@ def test_product_search(server, place, pictures):
     replace={
       '/pictures/products': str(pictures),
       '/pictures/new': 'new',
-      '/labelled': str(pictures),
-      '/held_out': str(pictures),
+      '=/labelled': f'={pictures}',
+      '=/held_out': f'={held_out}',
     },
   )
   assert _names(ran) == [

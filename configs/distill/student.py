@@ -1,7 +1,7 @@
-"""Distillation of a fine-tuned teacher: SimCLR v2's third step.
+r"""Distillation of a fine-tuned teacher: SimCLR v2's third step.
 
-  python -m simclr_jax.distill --checkpoint=runs/mine_ft
-    --workdir=runs/student --config=configs/distill/student.py:small
+  python -m simclr_jax.distill --checkpoint=runs/mine_ft \
+    --workdir=runs/student --config=configs/distill/student.py:small \
     --config.student.depth=18
 
 Paper: Chen et al. 2020, "Big Self-Supervised Models are Strong Semi-Supervised

@@ -1,6 +1,6 @@
-"""Fine-tuning on few labels, for data sets that nobody has published on.
+r"""Fine-tuning on few labels, for data sets that nobody has published on.
 
-  python -m simclr_jax.finetune --checkpoint=runs/mine --workdir=runs/mine_ft
+  python -m simclr_jax.finetune --checkpoint=runs/mine --workdir=runs/mine_ft \
     --config=configs/finetune/few_labels.py --config.labels.per_class=10
 
 Presets:

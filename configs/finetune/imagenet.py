@@ -1,10 +1,10 @@
-"""Fine-tuning on ImageNet with 1 %, 10 % or all of its labels.
+r"""Fine-tuning on ImageNet with 1 %, 10 % or all of its labels.
 
 Papers: Chen et al. 2020, "Big Self-Supervised Models are Strong Semi-Supervised
 Learners" (v2, arXiv:2006.10029); "A Simple Framework for Contrastive Learning
 of Visual Representations" (v1, arXiv:2002.05709). Code: google-research/simclr.
 
-  python -m simclr_jax.finetune --checkpoint=runs/imagenet_v2
+  python -m simclr_jax.finetune --checkpoint=runs/imagenet_v2 \
     --workdir=runs/v2_1 --config=configs/finetune/imagenet.py:v2_1
 
 Presets, and top-1 published for ResNet-50 after 800 (v2) or 1000 epochs (v1) of

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from simclr_jax.data import image_header, plain_image
 from simclr_jax.data.lazy_cv2 import cv2
@@ -58,9 +55,7 @@ def decode_with_pillow(encoded: bytes) -> np.ndarray:
   if encoded[:3] == _JPEG:
     plain_image.check_jpeg_end(encoded)
   try:
-    formats = plain_image.FORMATS
-    with Image.open(io.BytesIO(encoded), formats=formats) as image:
-      image_header.check_pixels(image.height, image.width)
+    with plain_image.open_image(encoded) as image:
       if image.mode.startswith('I'):
         wide = np.asarray(image).astype(np.int64)
         high = (wide.clip(0, 65535) >> 8).astype(np.uint8)

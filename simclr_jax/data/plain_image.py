@@ -19,7 +19,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, WebPImagePlugin
+from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
 
 from simclr_jax.data import image_header, png_chunks
 
@@ -56,7 +56,7 @@ def inspect(data: bytes) -> Inspection:
       without an end or a PNG whose pixels do not have their checksums.
     Exception: Whatever Pillow raises for damaged or unknown data.
   """
-  with _open(data) as image:
+  with open_image(data) as image:
     image.load()
     regular = _is_sized(data, image)
     if image.format in ('JPEG', 'MPO'):
@@ -90,17 +90,30 @@ def to_plain(data: bytes) -> bytes:
   Raises:
     Exception: As `inspect`.
   """
-  with _open(data) as image:
+  with open_image(data) as image:
     image.load()
     out = io.BytesIO()
     _to_rgb(image).save(out, 'BMP')
     return out.getvalue()
 
 
-def _open(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+  """The picture, not decoded yet.
+
+  Raises:
+    Exception: Whatever Pillow's plug-ins do; with a text for people where the
+      format is unknown.
+  """
   if not data:
     raise ValueError('the file is empty')
-  image = Image.open(io.BytesIO(data), formats=FORMATS)
+  try:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+  except UnidentifiedImageError as error:
+    # Pillow names the buffer, by its address.
+    known = f'{", ".join(FORMATS[:-1])} or {FORMATS[-1]}'
+    raise UnidentifiedImageError(
+      f'cannot identify the picture as {known}'
+    ) from error
   image_header.check_pixels(image.height, image.width)
   return image
 

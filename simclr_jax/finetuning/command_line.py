@@ -18,7 +18,8 @@ from simclr_jax.training import watchdog as watchdog_lib
 
 T = TypeVar('T')
 CONFIG = config_flags.DEFINE_config_file(
-  'config', help_string='Config file, e.g. configs/finetune/imagenet.py:v2_1.'
+  'config',
+  help_string='Config file: of configs/finetune, or configs/distill.',
 )
 CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
@@ -42,7 +43,7 @@ flags.adopt_module_key_flags(multi_process)
 CODES = {
   ValueError: console.EXIT_WRONG_INPUT,
   failures.NonFiniteLoss: console.EXIT_FAILED,
-  checkpoint.DamagedCheckpoint: console.EXIT_FAILED,
+  checkpoint.DamagedCheckpoint: console.EXIT_WRONG_INPUT,
   storage.StorageFailed: console.EXIT_FAILED,
   OSError: console.EXIT_FAILED,
 }

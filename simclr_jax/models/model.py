@@ -23,8 +23,8 @@ class Outputs(NamedTuple):
   Attributes:
     h: Backbone features [N, D].
     z: Projections [N, d], not normalised.
-    logits: Online head, or classifier, on head_layers[config.classifier_layer]
-      [N, K]; None without classes.
+    logits: [N, K] of the online head, or classifier, which reads
+      head_layers[config.classifier_layer]; None without classes.
     head_layers: (h, output of head layer 1, ..., z). Fine-tuning 'from the
       first projection layer' (SimCLR v2) reads element 1, which is the official
       ft_proj_selector.

@@ -20,7 +20,7 @@ from simclr_jax.planning import topology as topology_lib
 
 NO_LIBTPU = (
   'libtpu is not installed: it holds the TPU compiler (and needs no TPU). '
-  "pip install 'simclr_jax[tpu-compile]', or pip install libtpu; or give "
+  "pip install '.[tpu-compile]' in the clone, or pip install libtpu; or give "
   '--quick, which estimates without compiling'
 )
 _SAY_EVERY_SECONDS = 30.0

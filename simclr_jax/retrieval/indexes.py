@@ -101,7 +101,10 @@ def _empty_ivf(faiss: Any, dim: int, num_rows: int) -> Any:
   lists = int(4 * np.sqrt(num_rows))
   lists = max(min(lists, num_rows // _LEAST_ROWS), 1)
   product = faiss.METRIC_INNER_PRODUCT
-  return faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, product)
+  index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, product)
+  # A single centre for fewer rows is their mean: nothing to warn of.
+  index.cp.min_points_per_centroid = min(_LEAST_ROWS, num_rows)
+  return index
 
 
 def _empty_hnsw(faiss: Any, dim: int, num_rows: int) -> Any:
@@ -188,7 +191,8 @@ def _faiss() -> Any:
   except ImportError as error:
     raise ValueError(
       f'--index other than exact needs FAISS, which cannot be imported '
-      f"({error}): pip install 'simclr_jax[search]', or use --index=exact"
+      f"({error}): pip install '.[search]' in the clone, or pip install "
+      'faiss-cpu; or use --index=exact'
     ) from error
   if hasattr(os, 'sched_getaffinity'):
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))

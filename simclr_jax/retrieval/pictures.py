@@ -12,7 +12,7 @@ import zlib
 
 from absl import logging
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from simclr_jax import config as config_lib
 from simclr_jax import data
@@ -42,7 +42,9 @@ def read_file(path: str) -> bytes:
     raise
   # Pillow's decoders raise nearly every built-in exception for damaged data.
   except Exception as error:
-    reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+    known = isinstance(error, (ValueError, UnidentifiedImageError))
+    kind = '' if known else f'{type(error).__name__}: '
+    reason = ' '.join(f'{kind}{error}'.split())
     raise ValueError(f'{printable(path)} cannot be read: {reason}') from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from simclr_jax import config as config_lib
 from simclr_jax.training import manifest
 from tests import small_run
-from tests.bad_inputs.row import RUN, BuildFn, Row, copy_run, judge
+from tests.bad_inputs.row import RUN, BuildFn, Row, copy_run, judge, pictures
 
 Json = dict[str, Any]
 
@@ -149,6 +149,11 @@ def _resume(run: pathlib.Path) -> list[str]:
     f'--workdir={run}',
     '--config.data.loader=opencv',
   ]
+
+
+def _embed_damaged(folder: pathlib.Path) -> list[str]:
+  given, *_ = _files(_flip)(folder)
+  return [given, f'--input={pictures(folder)}', f'--out={folder / "out"}']
 
 
 def _link_outside(step: pathlib.Path) -> None:
@@ -346,6 +351,10 @@ ROWS = [
       and _resume(folder / RUN)
     ),
     _DAMAGED,
-    code=1,
   ),
+  # One meaning in every command that reads a checkpoint.
+  Row('a damaged run, probed', 'linear_probe', _files(_flip), _DAMAGED),
+  Row('a damaged run, of views', 'probe_transforms', _files(_flip), _DAMAGED),
+  Row('a damaged run, shown', 'report', _report(_files(_flip)), _DAMAGED),
+  Row('a damaged run, embedded', 'embed', _embed_damaged, _DAMAGED),
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from tests.bad_inputs.row import RUN, BuildFn, Row
+from tests.bad_inputs import checkpoints
+from tests.bad_inputs.row import RUN, BuildFn, Row, copy_run
 
 _FINETUNE = 'configs/finetune/few_labels.py:smoke'
 _DISTILL = 'configs/distill/student.py:cpu'
@@ -30,7 +31,26 @@ def _own_workdir(folder: pathlib.Path) -> list[str]:
   return [*_given()(folder), f'--workdir={folder.parent / RUN}']
 
 
+def _damaged(config: str = _FINETUNE) -> BuildFn:
+  """From a run whose only checkpoint is damaged."""
+
+  def build(folder: pathlib.Path) -> list[str]:
+    run = copy_run(folder)
+    checkpoints._flip(checkpoints._step(run))
+    return _given(config=config, checkpoint=str(run))(folder)
+
+  return build
+
+
 ROWS = [
+  *(
+    Row(f'{command}: a damaged run', command, build, checkpoints._DAMAGED)
+    for command, build in (
+      ('finetune', _damaged()),
+      ('label_efficiency', _damaged()),
+      ('distill', _damaged(_DISTILL)),
+    )
+  ),
   Row(
     'finetune: nothing is wrong',
     'finetune',

@@ -99,6 +99,7 @@ def features(workdir, images):
   [
     ('official_tf2', 'r18_cifar'),
     ('official_tf2', 'r50'),
+    ('official_tf1', 'r18_cifar'),
     ('official_tf1', 'r50'),
   ],
 )
@@ -286,16 +287,24 @@ def test_leaves_out_and_chooses_by_beginnings(tmp_path):
   )
 
 
-def test_wide_networks_with_selective_kernels_and_two_layers(tmp_path):
-  """v2's files: names and shapes of a 2x SK network, read back unchanged."""
-  model = {'depth': 18, 'width': 2.0, 'sk_ratio': 0.0625, 'head_layers': 2}
+def test_selective_kernels_and_two_layers(tmp_path):
+  """v2's files: every array of an SK network is read back unchanged."""
+  model = {'depth': 50, 'sk_ratio': 0.0625, 'head_layers': 2}
   path, arrays = small_tf1(tmp_path, model=model, classes=0)
   tf_files.write_named(path, arrays)
   config = config_lib.replace(SMALL, model=model)
   imported = job.import_checkpoint(
     path, 'official_tf1', out=tmp_path / 'run', config=config
   )
-  assert len(imported.match.loaded) == len(arrays)
+  assert imported.match.is_full
+  names = official_tf1.tf1_names(config.model, image_size=32, num_classes=0)
+  # Each of the 16 blocks has its kernels; 18 and 34 layers have none.
+  assert sum(ours.endswith('sk/squeeze_conv/kernel') for ours in names) == 16
+  variables = checkpoint.load_encoder(tmp_path / 'run').variables
+  flat = models.flat_paths(variables)
+  assert flat.keys() == names.keys() and len(flat) == len(arrays)
+  for ours, name in names.items():
+    np.testing.assert_array_equal(flat[ours], arrays[name], err_msg=ours)
 
 
 def test_the_other_kind_of_file_is_named(tmp_path):

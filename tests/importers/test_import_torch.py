@@ -28,6 +28,7 @@ CONFIG = config_lib.replace(
     'image_size': 16,
     'train_split': 'train[:24]',
     'test_split': 'test[:8]',
+    'loader': 'opencv',
   },
   model={'head_layers': 1},
   eval={'batch_size': 8},
@@ -155,6 +156,104 @@ def test_lightly(tmp_path, images, layout):
   if layout == 'generator':  # Its stem is CIFAR's, padded by one.
     got = our_features(tmp_path / 'run', images)
     assert_close(got['h'], torch_features(module, images))
+
+
+class LightlySimCLR(torch.nn.Module):
+  """As lightly's documentation builds it, from lightly's own parts."""
+
+  def __init__(self, heads, module, *, batch_norm: bool):
+    super().__init__()
+    self.backbone = torch.nn.Sequential(*list(module.children())[:-1])
+    self.projection_head = heads.SimCLRProjectionHead(
+      512, 12, 6, batch_norm=batch_norm
+    )
+
+  def forward(self, x):
+    return self.projection_head(self.backbone(x).flatten(start_dim=1))
+
+
+def test_lightlys_own_head_without_batch_norm(tmp_path, images):
+  """Linear layers with ReLU between them: features and projections alike."""
+  heads = pytest.importorskip('lightly.models.modules.heads')
+  module = make_resnet()
+  model = LightlySimCLR(heads, module, batch_norm=False).eval()
+  imported = job.import_checkpoint(
+    save(tmp_path / 'model.pth', model.state_dict()),
+    'lightly',
+    out=tmp_path / 'run',
+    config=CONFIG,
+    normalize='imagenet',
+  )
+  assert imported.match.is_full
+  got = our_features(tmp_path / 'run', images)
+  assert_close(got['h'], torch_features(module, images))
+  assert_close(got['z'], torch_features(model, images))
+
+
+def test_lightlys_own_head_with_batch_norm(tmp_path):
+  """Its default; the bias of its last norm is none that ours has."""
+  heads = pytest.importorskip('lightly.models.modules.heads')
+  model = LightlySimCLR(heads, make_resnet(), batch_norm=True)
+  source = save(tmp_path / 'model.pth', model.state_dict())
+  arguments = {'config': CONFIG, 'normalize': 'imagenet'}
+  with pytest.raises(ValueError) as error:
+    job.import_checkpoint(source, 'lightly', out=tmp_path / 'run', **arguments)
+  way = '--leave_out=projection_head.layers --allow_missing=head'
+  assert way in str(error.value)
+  # The way that the error names, in the words in which it names it.
+  job.import_checkpoint(
+    source,
+    'lightly',
+    out=tmp_path / 'run',
+    leave_out=['projection_head.layers'],
+    allow_missing=['head'],
+    **arguments,
+  )
+  kernel = checkpoint.load_encoder(tmp_path / 'run').variables['params'][
+    'backbone'
+  ]['conv1']['kernel']
+  want = model.backbone[0].weight.detach().numpy()
+  np.testing.assert_array_equal(torch_names.to_torch(kernel), want)
+
+
+def test_timm(tmp_path, images):
+  """The network that timm builds, its classifier, and no variant of it."""
+  timm = pytest.importorskip('timm')
+  torch.manual_seed(0)
+  module = timm.create_model('resnet18', num_classes=5)
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for name, value in module.state_dict().items():
+      if 'running_var' in name or value.ndim == 1 and 'weight' in name:
+        value.uniform_(0.5, 1.5, generator=generator)
+      elif value.ndim == 1:
+        value.normal_(0, 0.2, generator=generator)
+  module.eval()
+  imported = job.import_checkpoint(
+    save(tmp_path / 'timm.safetensors', module.state_dict()),
+    'timm',
+    out=tmp_path / 'run',
+    config=CONFIG,
+    normalize='imagenet',
+  )
+  assert imported.match.counts()['loaded'] == 102
+  got = our_features(tmp_path / 'run', images)
+  head = checkpoint.load_encoder(tmp_path / 'run').variables['params'][
+    'online_head'
+  ]
+  logits = torch_features(module, images)
+  assert_close(got['h'] @ head['kernel'] + head['bias'], logits)
+  module.reset_classifier(0)
+  assert_close(got['h'], torch_features(module, images))
+  variant = timm.create_model('resnet18d', num_classes=5)
+  with pytest.raises(ValueError, match=r'one network with a conv1\.weight'):
+    job.import_checkpoint(
+      save(tmp_path / 'variant.safetensors', variant.state_dict()),
+      'timm',
+      out=tmp_path / 'other',
+      config=CONFIG,
+      normalize='imagenet',
+    )
 
 
 @pytest.fixture(scope='module')

@@ -139,6 +139,17 @@ def test_a_damaged_index_is_built_again(vectors, exact, mesh, tmp_path, what):
   assert stated['num_rows'] == N
 
 
+def test_few_rows_are_nothing_to_warn_of(vectors, mesh, tmp_path, capfd):
+  """FAISS does, on the stderr of its C++ code."""
+  found = fake_set.write(tmp_path / 'e', vectors[:32])
+  index = indexes.open_index(found, VIEW, kind='ivf', mesh=mesh)
+  queries = VIEW.prepare(vectors[:32])
+  np.testing.assert_array_equal(
+    index.search(queries, 1).index_Qxk[:, 0], np.arange(32)
+  )
+  assert 'WARNING' not in capfd.readouterr().err
+
+
 def test_unknown_kinds_and_a_missing_package(found, mesh, monkeypatch):
   with pytest.raises(ValueError, match="did you mean 'hnsw'"):
     indexes.open_index(found, VIEW, kind='hsnw', mesh=mesh)

@@ -57,3 +57,22 @@ def test_a_name_that_is_no_text_is_found(tmp_path, folder):
   # As a shard has it.
   assert shown.stored(_row('a/\\udcff.png')) == wanted
   assert shown.pixels(_row('a/\\udcff.png')) is not None
+
+
+@pytest.mark.parametrize(
+  'content,reason',
+  [
+    (b'no picture', 'cannot identify the picture as JPEG, PNG, WEBP, BMP or'),
+    (b'', 'the file is empty'),
+    (b'\x89PNG\r\n\x1a\n', 'cannot be read'),
+  ],
+)
+def test_what_is_no_picture_is_named(tmp_path, content, reason):
+  path = tmp_path / 'notes.jpg'
+  path.write_bytes(content)
+  with pytest.raises(ValueError) as error:
+    pictures.read_file(str(path))
+  said = str(error.value)
+  assert said.startswith(f'{path} cannot be read: ') and reason in said
+  # Not the place of a buffer in memory.
+  assert 'BytesIO' not in said and ' at 0x' not in said

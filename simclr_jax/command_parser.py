@@ -1,0 +1,83 @@
+"""argparse that looks and behaves like the commands whose flags are absl's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import sys
+from typing import Any, NoReturn
+
+from simclr_jax import command_help, console, flag_spelling
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """argparse with the help, the errors and the switches of other commands."""
+
+  def __init__(self) -> None:
+    """Takes the text from the docstring of the command."""
+    super().__init__(add_help=False, allow_abbrev=False)
+    self.register('action', 'store_true', _Switch)
+
+  def parse_known_args(  # type: ignore[override]
+    self, args: Sequence[str] | None = None, namespace: Any = None
+  ) -> tuple[argparse.Namespace, list[str]]:
+    """As argparse, once nobody asks for help."""
+    given = list(sys.argv[1:] if args is None else args)
+    if asked := command_help.asked_for(['', *given]):
+      command_help.show(asked, known_flags(self._actions))
+      self.exit()
+    names = {name.lstrip('-') for name in self._option_string_actions}
+    return super().parse_known_args(
+      flag_spelling.underscored(given, names), namespace
+    )
+
+  def error(self, message: str) -> NoReturn:
+    """One line on stderr, as everywhere."""
+    console.say(f'{message} (--help lists the flags)')
+    self.exit(console.EXIT_WRONG_INPUT)
+
+
+class _Switch(argparse.Action):
+  """A switch that is off: `--name` and `--noname`, as absl has it."""
+
+  def __init__(self, option_strings: Sequence[str], **settings: Any):
+    """Both spellings."""
+    names = [*option_strings]
+    names += [f'--no{name.removeprefix("--")}' for name in option_strings]
+    super().__init__(names, nargs=0, default=False, **settings)
+
+  def __call__(
+    self,
+    parser: argparse.ArgumentParser,
+    namespace: argparse.Namespace,
+    values: Any,
+    option_string: str | None = None,
+  ) -> None:
+    """The last one on the command line counts."""
+    off = self.option_strings[len(self.option_strings) // 2 :]
+    setattr(namespace, self.dest, option_string not in off)
+
+
+def known_flags(
+  actions: Sequence[argparse.Action],
+) -> list[command_help.Flag]:
+  """What the help says of each argument."""
+  known = []
+  for action in actions:
+    names = [n for n in action.option_strings if n.startswith('--')]
+    kind = getattr(action.type, '__name__', 'string')
+    known.append(
+      command_help.Flag(
+        name=names[0].lstrip('-') if names else action.dest,
+        kind='bool'
+        if isinstance(action, _Switch)
+        else kind
+        if kind != 'str'
+        else 'string',
+        default='' if action.default in (None, False) else str(action.default),
+        choices=tuple(map(str, action.choices or ())),
+        required=action.required,
+        help=' '.join((action.help or '').split()),
+      )
+    )
+  return known
