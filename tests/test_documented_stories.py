@@ -232,6 +232,8 @@ def test_product_search(server, place, pictures, tmp_path):
       '/pictures/new': 'new',
       '=/labelled': f'={pictures}',
       '=/held_out': f'={held_out}',
+      # So small a network has no more.
+      'whitening:64': 'whitening:4',
     },
   )
   assert _names(ran) == [
