@@ -28,6 +28,9 @@ PAGES = (
       'faq',
       'speed',
       'planning',
+      'running',
+      'faults',
+      'performance',
     )
   ),
   *(p.relative_to(ROOT).as_posix() for p in ROOT.glob('docs/guides/*.md')),
