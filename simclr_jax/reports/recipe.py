@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from simclr_jax import config as config_lib
-from simclr_jax.reports import document
+from simclr_jax.reports import document, kinds
 from simclr_jax.reports.run_data import RunData
 from simclr_jax.training import passport as passport_lib
+from simclr_jax.training import provenance
 
 _MAX_CLASSES = 20
 
@@ -19,13 +22,9 @@ def facts(run: RunData) -> tuple[tuple[str, str], ...]:
   revision = software.get('git_revision') or 'unknown revision'
   dirty = ' (with changes)' if revision.endswith('-dirty') else ''
   return (
+    *provenance.tell(run.passport).facts,
     (
-      'Pretrained',
-      f'{run.loaded.step:,} steps of {run.config.train.batch_size} images, '
-      'without labels',
-    ),
-    (
-      'Pictures',
+      kinds.of(run).split,
       f'{run.train.num_examples:,}, at {run.config.data.image_size} px',
     ),
     ('Network', f'ResNet-{model.depth}{width}'),
@@ -71,15 +70,15 @@ def recipe(run: RunData) -> document.Section:
   )
   return document.Section(
     'Recipe',
-    'Fields that differ from the defaults of simclr_jax, from the passport of '
-    'the checkpoint.',
+    kinds.of(run).on_recipe,
     tables=tuple(tables),
   )
 
 
 def data(run: RunData) -> document.Section:
   """What it was trained and judged on."""
-  stated, config = run.passport['data'], run.config.data
+  kind, config = kinds.of(run), run.config.data
+  stated = run.passport['data'] if kind.was_trained else _stated(run)
   names = [str(name) for name in stated.get('class_names', ())]
   shown = ', '.join(names[:_MAX_CLASSES])
   if len(names) > _MAX_CLASSES:
@@ -98,13 +97,25 @@ def data(run: RunData) -> document.Section:
   ]
   return document.Section(
     'Data',
-    'Labels were used to judge alone.',
+    kind.on_data,
     tables=(
       document.Table(
         ('data', ''), [list(map(document.Cell, row)) for row in rows]
       ),
     ),
   )
+
+
+def _stated(run: RunData) -> dict[str, Any]:
+  """Of the data of a config that nothing was trained by."""
+  return {
+    'name': run.train.name,
+    'fingerprint': run.train.fingerprint,
+    'num_examples': run.train.num_examples,
+    'num_classes': run.train.num_classes,
+    'class_names': run.train.class_names,
+    'num_skipped': len(run.train.skipped),
+  }
 
 
 def _rows(differences: list[str]) -> list[tuple[str, str, str]]:
