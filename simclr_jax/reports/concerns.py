@@ -29,7 +29,7 @@ def section(run: RunData) -> document.Section:
     'What the run itself, its metrics and its recipe give reason to look at.'
   )
   if not found:
-    text = 'None: no alarm in the metrics.'
+    text = 'None: no alarm in the metrics.' if run.records else 'None.'
     if facts is not None:
       text = 'None: no alarm in the metrics, and no rule of recipe advice '
       text += 'applies.'

@@ -13,6 +13,7 @@ import difflib
 
 from simclr_jax.reports import panels
 from simclr_jax.reports.run_data import RunData
+from simclr_jax.training import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,12 @@ class PageKind:
   Attributes:
     title: Of the page; the name of the training split follows.
     pictures: What the pictures of the training split are called.
-    split: The same, above their number.
+    split: What stands behind their number.
     left_out: Heading -> why that section is not there.
     training: Curves; none where nothing was trained.
     contrasts: Whether the loss compares pairs of views: alarms and levels.
     no_advice: Why recipe advice is not asked; '' where it is.
-    distorted: Of which views `similarities` are.
+    distorted: What `similarities` are of.
     on_outputs: What to expect of h (and z), for `similarities`.
     outputs: Which of 'z', 'h' have a histogram.
     on_z: Why h and z differ, for `layers`.
@@ -93,7 +94,7 @@ _ON_COPIES = (
 _FINETUNE = PageKind(
   title='Fine-tuned on',
   pictures='pictures of the training split',
-  split='Training split',
+  split=' in the training split',
   left_out={
     'Embeddings during training': 'no pairs of views were trained on',
     'h against z': _Z_IS_NOTHING,
@@ -101,7 +102,7 @@ _FINETUNE = PageKind(
   training=panels.CLASSIFIER,
   contrasts=False,
   no_advice='its rules are of pretraining',
-  distorted='two distortions each, as fine-tuning makes them,',
+  distorted='distortions (two each, as fine-tuning makes them) of',
   on_outputs=' (during training it uses the batch). No loss asked for this: '
   'what a classifier is trained for is that pictures of the same class are '
   'more alike than others.',
@@ -124,12 +125,12 @@ KINDS: dict[str, PageKind] = {
   'simclr': PageKind(
     title='SimCLR on',
     pictures='training pictures',
-    split='Pictures',
+    split='',
     left_out={},
     training=panels.CONTRASTIVE,
     contrasts=True,
     no_advice='',
-    distorted='the views',
+    distorted='the views of',
     on_outputs=' (during training it uses the batch). The loss works on z; h '
     'is what is kept. The less the histograms overlap, the better the encoder '
     'knows a picture again.',
@@ -152,7 +153,7 @@ KINDS: dict[str, PageKind] = {
     _FINETUNE,
     title='Distilled on',
     training=panels.STUDENT,
-    distorted='two distortions each, as distillation makes them,',
+    distorted='distortions (two each, as distillation makes them) of',
     views=Views(
       'What training sees',
       'Pictures of the training split beside a distortion as distillation '
@@ -160,13 +161,26 @@ KINDS: dict[str, PageKind] = {
       1,
       'each beside a random distortion of it.',
     ),
-    on_data='A teacher that had learnt the classes was trained after.',
+    on_data='A teacher was asked about these pictures.',
     result=('Teacher and student', 'distill.json'),
+  ),
+  'scratch': dataclasses.replace(
+    _FINETUNE,
+    title='Trained from scratch on',
+    distorted='distortions (two each, as training makes them) of',
+    views=Views(
+      'What training sees',
+      'Pictures of the training split beside a distortion as training makes '
+      'it, before mixup or CutMix. Only some of the split may have been '
+      'trained on.',
+      1,
+      'each beside a random distortion of it.',
+    ),
   ),
   'imported': PageKind(
     title='Imported network, judged on',
     pictures='pictures of the training split',
-    split='Training split',
+    split=' in the training split',
     left_out={
       'Training': 'nothing was trained here',
       'Embeddings during training': 'nothing was trained here',
@@ -176,8 +190,8 @@ KINDS: dict[str, PageKind] = {
     training=(),
     contrasts=False,
     no_advice='nothing was trained here',
-    distorted='two distortions each, as the config makes them (those of its '
-    'own training are not known here),',
+    distorted='distortions (two each, as the config makes them; those of its '
+    'own training are not known here) of',
     on_outputs='. The less the histograms overlap, the better the encoder '
     'knows a picture again.',
     outputs=('z', 'h'),
@@ -199,7 +213,7 @@ def of(run: RunData) -> PageKind:
   Raises:
     ValueError: If its objective is not known: a page would say what is false.
   """
-  objective = str(run.passport['objective'])
+  objective = provenance.key(run.passport)
   if objective not in KINDS:
     close = difflib.get_close_matches(objective, KINDS, 1)
     hint = f'; did you mean {close[0]!r}?' if close else ''

@@ -39,7 +39,11 @@ def _section(
   rows, first = report['rows'], report['rows'][0]['accuracy']
   mine = run.passport['objective']
   ours = tuple(i for i, row in enumerate(rows) if row['kind'] == mine)
-  notes = [str(note) for row in rows for note in row.get('notes') or ()]
+  notes = [
+    f'{report_lib.TITLES[row["kind"]]}: {note}'
+    for row in rows
+    for note in row.get('notes') or ()
+  ]
   notes += [
     f'The table is of step {rows[i]["step"]:,}; the rest of this page is of '
     f'step {run.loaded.step:,}.'
@@ -49,8 +53,8 @@ def _section(
   return document.Section(
     heading,
     f'Top-1 accuracy of the classifiers on {first["num_images"]:,} test '
-    'images, judged once, with 95 % intervals over them. The commonest class '
-    f'alone gives {first["majority"]:.1%}.',
+    'images, with 95 % intervals over them. The commonest class alone gives '
+    f'{first["majority"]:.1%}.',
     tables=(
       document.Table(_COLUMNS, [_row(row) for row in rows], highlighted=ours),
     ),

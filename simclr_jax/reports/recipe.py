@@ -24,8 +24,9 @@ def facts(run: RunData) -> tuple[tuple[str, str], ...]:
   return (
     *provenance.tell(run.passport).facts,
     (
-      kinds.of(run).split,
-      f'{run.train.num_examples:,}, at {run.config.data.image_size} px',
+      'Pictures',
+      f'{run.train.num_examples:,}{kinds.of(run).split}, at '
+      f'{run.config.data.image_size} px',
     ),
     ('Network', f'ResNet-{model.depth}{width}'),
     ('Checkpoint', f'{run.loaded.path} ({run.loaded.fingerprint[:12]})'),
@@ -50,6 +51,14 @@ def recipe(run: RunData) -> document.Section:
       [list(map(document.Cell, row)) for row in changed],
     )
   ]
+  if stage := _stage(run):
+    tables.append(
+      document.Table(
+        ('of this stage', 'value'),
+        [list(map(document.Cell, row)) for row in stage],
+        folded='What only such a run decides: labels, mixing, ...',
+      )
+    )
   if run.derived:
     tables.append(
       document.Table(
@@ -131,6 +140,20 @@ def _rows(differences: list[str]) -> list[tuple[str, str, str]]:
 def _rows_of(config: config_lib.Config) -> list[tuple[str, str]]:
   rows = []
   for name, value in config_lib.to_dict(config).items():
+    if isinstance(value, dict):
+      rows += [(f'{name}.{k}', repr(v)) for k, v in value.items()]
+    else:
+      rows.append((name, repr(value)))
+  return rows
+
+
+def _stage(run: RunData) -> list[tuple[str, str]]:
+  """What a classifier's passport says beyond the config of a run."""
+  section = run.passport.get(run.passport['objective'], {})
+  labels = section.get('labelled', {}).get('labels', {})
+  decided = {**section.get('config', {}), 'labels': labels}
+  rows = []
+  for name, value in decided.items():
     if isinstance(value, dict):
       rows += [(f'{name}.{k}', repr(v)) for k, v in value.items()]
     else:

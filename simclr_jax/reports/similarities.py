@@ -45,7 +45,7 @@ def section(run: RunData) -> document.Section | document.Missing:
     )
   return document.Section(
     _HEADING,
-    f'Cosines between {kind.distorted} of {count} {kind.pictures}, in the '
+    f'Cosines between {kind.distorted} {count} {kind.pictures}, in the '
     f'checkpoint with batch norm in inference mode{kind.on_outputs}',
     pictures=tuple(pictures),
   )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from simclr_jax.data.names import printable
 
 Passport = Mapping[str, Any]
+_SCRATCH = 'scratch'
 
 
 class Told(NamedTuple):
@@ -54,9 +55,17 @@ class Kind:
   is_pretraining: bool = False
 
 
+def key(passport: Passport) -> str:
+  """Name of the kind: of `KINDS`, or an objective that is not known."""
+  objective = str(passport.get('objective'))
+  start = passport.get(objective, {}).get('start', {})
+  # The comparison that fine-tuning makes from scratch has its objective, too.
+  return _SCRATCH if start.get('kind') == _SCRATCH else objective
+
+
 def kind_of(passport: Passport) -> Kind:
   """What a checkpoint is; in neutral words where its objective is not known."""
-  return _kind(passport.get('objective'))
+  return _kind(key(passport))
 
 
 def tell(passport: Passport) -> Told:
@@ -106,7 +115,7 @@ def _finetuning(passport: Passport) -> Told:
   start, labelled = section.get('start', {}), section.get('labelled', {})
   labels = _labels(labelled)
   whole = printable(str(labelled.get('whole', passport['data'].get('name'))))
-  if start.get('kind') == 'scratch':
+  if start.get('kind') == _SCRATCH:
     begun = 'It began with a fresh initialisation: nothing was pretrained.'
     begins = 'fresh initialisation: nothing was pretrained'
   else:
@@ -118,7 +127,7 @@ def _finetuning(passport: Passport) -> Told:
     f'batch {_batch(passport)}. {begun}',
     f'The classes were trained on: {labels}.',
     (
-      ('Fine-tuned', f'{trained}, with their labels'),
+      ('Trained', f'{trained}, with their labels'),
       ('Labels', f'{labels}; of {whole}'),
       ('Begins with', begins),
     ),
@@ -160,29 +169,26 @@ def _import(passport: Passport) -> Told:
   source = str(section.get('source', '?'))
   file = printable(pathlib.PurePath(source).name)
   form = f'format {section.get("format", "?")}'
-  trained = 'the file does not say how long it was trained'
-  if passport['step']:
-    trained = f'by the file it is of step {passport["step"]:,}'
   arrays = _arrays(section, passport)
   inner = section.get('description') or {}
-  origin = (
-    f'Imported from {file} ({form}), not trained here; {trained}. {arrays}.'
-  )
   saw = 'Whether its training saw classes is not known here.'
-  known: tuple[tuple[str, str], ...] = ()
-  if 'objective' in inner and {'config', 'data', 'step'} <= inner.keys():
+  if {'objective', 'config', 'data', 'step'} <= inner.keys():
     # An export of ours says how it came about.
-    before = tell(inner)
-    origin += f' Before the export: {before.origin}'
-    saw, known = before.saw, (('Before the export', before.origin),)
+    trained, saw = f'Before the export: {tell(inner).origin}', tell(inner).saw
+  elif passport['step']:
+    trained = f'By the file it is of step {passport["step"]:,}.'
+  else:
+    trained = 'The file does not say how long it was trained.'
+  origin = (
+    f'Imported from {file} ({form}), not trained here. {arrays}. {trained}'
+  )
   notes = [printable(str(note)) for note in section.get('notes', ())]
   return Told(
     origin,
     saw,
     (
       ('Imported from', f'{printable(source)} ({form}); not trained here'),
-      ('Trained', trained),
-      *known,
+      ('Trained', trained.removeprefix('Before the export: ')),
       ('Arrays', arrays),
       ('Input', _normalization(passport)),
       *((('Notes', '; '.join(notes)),) if notes else ()),
@@ -262,9 +268,17 @@ KINDS: dict[str, Kind] = {
   ),
   'finetune': Kind(
     adjective='fine-tuned',
-    how='fine-tuned',
+    # Of another checkpoint it is not known what that began with.
+    how='trained on labels',
     title='Fine-tuned classifier',
     tags=('fine-tuned',),
+    tell=_finetuning,
+  ),
+  _SCRATCH: Kind(
+    adjective='trained from scratch',
+    how='trained on labels',
+    title='Classifier trained from scratch',
+    tags=(),
     tell=_finetuning,
   ),
   'distill': Kind(

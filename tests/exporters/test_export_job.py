@@ -219,7 +219,8 @@ IMPORTED = {
       DISTILL,
       '[knowledge-distillation, resnet]',
       'Distilled classifier',
-      'predictions of a classifier fine-tuned (step 3, fingerprint abcdef',
+      'predictions of a classifier trained on labels (step 3, fingerprint'
+      ' abcdef',
     ),
     (
       'imported',
@@ -227,8 +228,8 @@ IMPORTED = {
       '[imported, resnet]',
       'Imported network',
       'Imported from resnet50.safetensors (format torchvision), not trained '
-      'here; the file does not say how long it was trained. 265 arrays loaded, '
-      '2 left out (asked for).',
+      'here. 265 arrays loaded, 2 left out (asked for). The file does not say '
+      'how long it was trained.',
     ),
     ('byol', {}, '[resnet]', "objective 'byol'", 'cannot describe'),
   ],

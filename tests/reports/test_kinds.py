@@ -23,7 +23,7 @@ from simclr_jax.finetuning import config as finetune_lib
 from simclr_jax.finetuning import derive, labelled, stage
 from simclr_jax.importers import job as import_job
 from simclr_jax.reports import concerns, document, kinds, outcome, run_data
-from simclr_jax.training import checkpoint, metrics
+from simclr_jax.training import checkpoint, metrics, provenance
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
 
@@ -256,12 +256,12 @@ def test_finetuned(finetuned, capsys):
     '8 steps of 32 images, with their labels',
     '80 labels (20 more held out to choose the step); of digits/train[:300]',
     'encoder pretrained with SimCLR (step 3, fingerprint',
-    '<dt>Training split</dt><dd>300',
+    '<dt>Pictures</dt><dd>300 in the training split, at 8 px',
     # Its own table, and the probe of its features.
     '<th scope="row">from scratch',
     '<th scope="row">frozen encoder, linear probe',
     '8 of 12 <span>chosen by a holdout, 75.0% there',
-    '<careful>',
+    'linear probe: <careful>',
     '<th scope="row">fine-tuned</th><td>50.0%',
     'They are given all labels of the training split',
     # Curves.
@@ -270,6 +270,8 @@ def test_finetuned(finetuned, capsys):
     # Pictures.
     'The classes were trained on: 80 labels',
     'Labels were trained on.',
+    '<th scope="row">labels.per_class</th><td>10<',
+    '<th scope="row">augment.mixup_alpha</th>',
     '15 pictures of the training split, each beside a random distortion',
     'by the fine-tuned encoder and by a random one',
     'Recipe advice was not asked: its rules are of pretraining.',
@@ -289,7 +291,7 @@ def test_the_newest_of_a_finetuning_says_that_another_was_chosen(finetuned):
   )
   (table,) = outcome.sections(run)
   assert table.notes == (
-    '<careful>',
+    'frozen encoder, linear probe: <careful>',
     'The table is of step 8; the rest of this page is of step 12.',
   )
 
@@ -315,7 +317,7 @@ def test_distilled(distilled, capsys):
     page,
     '<h1>Distilled on digits/train[:300]</h1>',
     "12 steps of 32 images, by a teacher's predictions at temperature 0.5",
-    'classifier fine-tuned (step 8, fingerprint',
+    'classifier trained on labels (step 8, fingerprint',
     'no true label is in the loss; behind the teacher are 80 labels',
     '<th scope="row">teacher</th>',
     '<th scope="row">distilled student</th>',
@@ -334,7 +336,7 @@ def test_imported(imported, capsys):
     page,
     '<h1>Imported network, judged on digits/train[:300]</h1>',
     'model.npz (format npz); not trained here',
-    'the file does not say how long it was trained',
+    'The file does not say how long it was trained.',
     'values in [0, 1], no mean and no std',
     'Whether its training saw classes is not known here.',
     'What it was trained on is not known here: these judge it.',
@@ -402,6 +404,7 @@ def test_an_unknown_objective_is_no_page(tmp_path, capsys):
 
 def test_every_objective_has_a_page():
   assert set(objectives.OBJECTIVES) <= set(kinds.KINDS)
+  assert set(provenance.KINDS) == set(kinds.KINDS)
 
 
 def test_labels_are_compared_where_both_are_known():

@@ -100,15 +100,21 @@ def test_finetuning():
   )
   assert 'classes were trained on: 160 labels' in told.saw
   facts = dict(told.facts)
-  assert facts['Fine-tuned'] == '8 steps of 32 images, with their labels'
-  scratch = {'start': {'kind': 'scratch'}, 'labelled': LABELLED}
-  text = _everything(_passport('finetune', finetune=scratch))
+  assert facts['Trained'] == '8 steps of 32 images, with their labels'
+
+
+def test_from_scratch_is_not_called_fine_tuned():
+  section = {'start': {'kind': 'scratch'}, 'labelled': LABELLED}
+  passport = _passport('finetune', finetune=section)
+  text, kind = _everything(passport), provenance.kind_of(passport)
   assert 'nothing was pretrained' in text and 'SimCLR' not in text
+  assert kind.adjective == 'trained from scratch' and kind.tags == ()
+  assert 'ine-tuned' not in text + kind.title
 
 
 def test_distillation():
   told = provenance.tell(DISTILLED)
-  assert 'predictions of a classifier fine-tuned (step 3,' in told.origin
+  assert 'predictions of a classifier trained on labels (step 3,' in told.origin
   assert 'temperature 0.5' in told.origin
   assert 'true labels have a share of 0.25 in the loss' in told.origin
   assert "the teacher's holdout chooses the step" in told.saw
@@ -121,14 +127,14 @@ def test_import():
   told = provenance.tell(IMPORTED)
   assert told.origin == (
     'Imported from resnet50.safetensors (format torchvision), not trained '
-    'here; the file does not say how long it was trained. 265 arrays loaded, '
-    '2 left out (asked for).'
+    'here. 265 arrays loaded, 2 left out (asked for). The file does not say '
+    'how long it was trained.'
   )
   assert told.saw == 'Whether its training saw classes is not known here.'
   assert dict(told.facts)['Input'] == 'values in [0, 1], no mean and no std'
   assert dict(told.facts)['Notes'].startswith('float16')
   later = {**IMPORTED, 'step': 7, 'preprocessing': {'mean': [1], 'std': [2]}}
-  assert 'by the file it is of step 7' in provenance.tell(later).origin
+  assert 'By the file it is of step 7' in provenance.tell(later).origin
   assert dict(provenance.tell(later).facts)['Input'] == 'mean [1], std [2]'
 
 
@@ -137,6 +143,7 @@ def test_an_import_of_our_own_export_knows_what_was_before():
   told = provenance.tell({**IMPORTED, 'imported': section})
   assert provenance.tell(FINETUNED).origin in told.origin
   assert told.saw == provenance.tell(FINETUNED).saw
+  assert 'does not say' not in told.origin
 
 
 def test_what_is_not_known_is_neutral():
