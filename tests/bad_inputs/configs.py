@@ -300,7 +300,7 @@ COMMAND_LINES = [
   Row(
     'recipe without a card, before it is trained',
     'main',
-    _set('--check_recipe'),
+    _set('--check_recipe', '--config.optim.base_lr=0.123'),
     'no measured card',
   ),
   Row(
