@@ -9,14 +9,18 @@ SIGTERM and Ctrl-C, in any of the processes, end all after the same step with a
 checkpoint; a second one ends the process at once.
 
 `--check_recipe` compares the finished run (also one that had finished before)
-with the card of its recipe: loss, contrastive accuracy and kNN by epoch.
+with the card of its recipe: loss, contrastive accuracy and kNN by epoch. A
+recipe without a card is refused before the first step.
 
 Exit codes:
   0   finished (and, with --check_recipe, as its recipe is known to go)
   1   failed: a loss that is no number, a full disk; or the run is not as
       --check_recipe expects
   2   the command, the config, the data or the workdir is wrong (no checkpoint
-      in it is readable); or there is no measured card for --check_recipe
+      in it is readable), or there is no measured card for --check_recipe:
+      nothing was trained. After the training only where --check_recipe finds
+      no number to compare: no whole epoch, or a workdir that goes on from
+      another run
   69  another process was lost (--peer_timeout), did not come (--init_timeout),
       or a step did not end (--stall_timeout): the same command continues
   75  stopped by a signal after saving: the same command continues
@@ -67,7 +71,8 @@ _STALL_TIMEOUT = flags.DEFINE_float(
 _CHECK_RECIPE = flags.DEFINE_bool(
   'check_recipe',
   False,
-  'At the end, compare the run with the measured card of its recipe.',
+  'At the end, compare the run with the measured card of its recipe, which '
+  'must have one.',
 )
 flags.adopt_module_key_flags(multi_process)
 
@@ -78,8 +83,16 @@ def run(
   *,
   watchdog: watchdog_lib.Watchdog | None = None,
   continue_from: str | None = None,
+  needs_card: bool = False,
 ) -> loop.Outcome:
   """Pretrains by `config` in `workdir`, resuming where it stopped.
+
+  Args:
+    config: Of the run.
+    workdir: Of its checkpoints and metrics.
+    watchdog: Told of every step.
+    continue_from: Workdir or checkpoint of another run.
+    needs_card: Whether a recipe without a measured card is refused.
 
   Raises:
     ValueError: If config, data and devices do not fit together, or the workdir
@@ -88,6 +101,12 @@ def run(
   """
   with processes.together():
     parts = run_lib.make_run(config, workdir=workdir)
+    if needs_card:
+      cards.require_card(
+        config,
+        fingerprint=parts.source.fingerprint,
+        continues=continue_from is not None,
+      )
     evaluate_fn = make_evaluate_fn(parts, workdir)
   return loop.pretrain(
     parts,
@@ -131,6 +150,7 @@ def main(argv: list[str]) -> int:
       str(_WORKDIR.value),
       watchdog=watchdog,
       continue_from=_CONTINUE_FROM.value,
+      needs_card=_CHECK_RECIPE.value,
     )
     if not outcome.finished:
       return console.EXIT_STOPPED

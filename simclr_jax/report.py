@@ -1,4 +1,4 @@
-"""Shows what a pretraining run did and learnt: a table, and a page to look at.
+"""Shows what a run did and learnt: a table, and a page to look at.
 
   python -m simclr_jax.report --workdir=runs/demo
   python -m simclr_jax.report --workdir=runs/demo --check_recipe
@@ -7,8 +7,10 @@ Writes WORKDIR/report/: report.html (complete in itself, no network), pictures
 of use elsewhere as PNG, and comparison.json. Model, data and preprocessing come
 from the checkpoint's passport; features are shared with the probe's and kNN's
 cache. What a run does not hold is left out, and the page says so.
-`--check_recipe` writes no page: it compares the run with the card of its
-recipe.
+--workdir is of a pretraining run, of finetune or distill (`--step=best` where a
+holdout chose the step), or of imported weights; the page says which.
+`--check_recipe` writes no page: it compares a pretraining run with the card of
+its recipe.
 
 Exit codes: 0 done (the run passes), 1 the run is not what its recipe is known
 to give, 2 wrong input, or nothing to compare with.
@@ -24,7 +26,7 @@ from absl import flags, logging
 
 from simclr_jax import cards, command_parser, console, reports
 from simclr_jax.evaluation import comparison as comparison_lib
-from simclr_jax.training import checkpoint
+from simclr_jax.training import checkpoint, choice
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,14 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   logging.use_absl_handler()
   console.start()
   try:
+    step = choice.parse_step(options.step)
     if options.check_recipe:
-      return cards.announce(
-        cards.check_recipe(options.workdir, step=options.step)
-      )
+      return cards.announce(cards.check_recipe(options.workdir, step=step))
     report = reports.make_report(
       options.workdir,
       labels_per_class=options.labels_per_class,
-      step=options.step,
+      step=step,
     )
   except (ValueError, checkpoint.DamagedCheckpoint) as error:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
@@ -54,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if report.comparison is None:
     print('No table: it needs labels and a held-out split (data.test_split).')
   else:
-    print(comparison_lib.format_table(report.comparison))
-  print(f'\n{report.verdict.headline}')
+    print(comparison_lib.format_table(report.comparison, titles=report.titles))
+  if report.verdict is not None:
+    print(f'\n{report.verdict.headline}')
   print(f'To look at: {os.fspath(report.page)}')
   return 0
 
@@ -63,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make_parser() -> command_parser.ArgumentParser:
   parser = command_parser.ArgumentParser()
   parser.add_argument(
-    '--workdir', required=True, help='Folder of the pretraining run.'
+    '--workdir',
+    required=True,
+    help='Folder of the run, of a classifier or of imported weights.',
   )
   parser.add_argument(
     '--labels_per_class',
@@ -72,7 +76,9 @@ def _make_parser() -> command_parser.ArgumentParser:
     help='Of the probe with few labels.',
   )
   parser.add_argument(
-    '--step', type=int, default=None, help='Checkpoint; default: the newest.'
+    '--step',
+    default='',
+    help="Step of the checkpoint, or 'best'; default: the newest.",
   )
   parser.add_argument(
     '--check_recipe',

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import pathlib
 import time
+import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,9 +46,25 @@ def save_small_run(
   steps: tuple[int, ...] = (3,),
   config: config_lib.Config = CONFIG,
   pause: float = 0.0,
+  source: data.Source | None = None,
+  objective: str = 'simclr',
+  about: Mapping[str, Any] | None = None,
+  scores: Mapping[int, Mapping[str, float]] = types.MappingProxyType({}),
 ) -> None:
-  """Writes checkpoints of a network with random weights, `pause` s apart."""
-  source = data.make_source(config.data, config.data.train_split)
+  """Writes checkpoints of a network with random weights, `pause` s apart.
+
+  Args:
+    workdir: Of the run.
+    steps: Of the checkpoints.
+    config: Of the run.
+    pause: Seconds before each.
+    source: Training pictures; default: those of the config.
+    objective: Of the passports.
+    about: Section of that name in the passports.
+    scores: Step -> metrics of its checkpoint.
+  """
+  if source is None:
+    source = data.make_source(config.data, config.data.train_split)
   resolved = resolve.resolve(
     config,
     num_examples=source.num_examples,
@@ -67,10 +86,11 @@ def save_small_run(
         resolved,
         source=source,
         step=step,
-        metrics={'loss': 1.0},
-        objective='simclr',
+        metrics={'loss': 1.0, **scores.get(step, {})},
+        objective=objective,
+        about=about,
       ),
-      metrics={'loss': 1.0},
+      metrics={'loss': 1.0, **scores.get(step, {})},
     )
   checkpointer.wait()
   checkpointer.close()

@@ -9,13 +9,12 @@ from typing import Any
 
 from etils import epath
 
-from simclr_jax import config as config_lib
 from simclr_jax import console, processes
 from simclr_jax.cards import card as card_lib
 from simclr_jax.cards import curve as curve_lib
-from simclr_jax.cards import expectation
+from simclr_jax.cards import expectation, lookup
 from simclr_jax.cards.expectation import Expected
-from simclr_jax.training import checkpoint
+from simclr_jax.training import ancestry, checkpoint
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
 
@@ -107,7 +106,7 @@ def exit_code(verdict: Verdict) -> int:
 def check_recipe(
   workdir: epath.PathLike,
   *,
-  step: int | None = None,
+  step: int | str | None = None,
   cards: Sequence[card_lib.Card] | None = None,
   published: Sequence[card_lib.Published] | None = None,
 ) -> Verdict:
@@ -115,27 +114,34 @@ def check_recipe(
 
   Args:
     workdir: Of the run.
-    step: Of the checkpoint up to which it is judged; default: the newest.
+    step: Of the checkpoint up to which it is judged, or 'best'; default: the
+      newest.
     cards: Default: those of the package.
     published: Default: those of the package.
 
   Raises:
-    ValueError: If there is no checkpoint, or a metrics file that is none.
+    ValueError: If there is no checkpoint, one that is not of a pretraining run,
+      or a metrics file that is none.
     DamagedCheckpoint: If none is readable.
   """
   workdir = epath.Path(workdir)
   passport = checkpoint.load_encoder(workdir, step=step).passport
+  kind = ancestry.kind_of(passport)
+  if not kind.is_pretraining:
+    raise ValueError(
+      f'{workdir} holds a network that was {kind.adjective}: recipe cards are '
+      'of pretraining runs, and its numbers would be compared with those of '
+      'another task; name the workdir of a pretraining run'
+    )
   config = passport_lib.config_from_passport(passport)
-  found, notes = _find(
-    config, passport, card_lib.load_all() if cards is None else cards
+  found, notes = lookup.find(
+    config,
+    fingerprint=passport['data']['fingerprint'],
+    continues=bool(passport.get('lineage')),
+    cards=cards,
   )
   if found is None:
-    known = card_lib.load_published() if published is None else published
-    notes += [
-      f'known of {p.name}, but no measured card: {p.text}'
-      for p in known
-      if not card_lib.differences(p.config, config)
-    ]
+    notes += lookup.published_of(config, published)
     return Verdict(None, (), None, tuple(notes))
   records = metrics_lib.read_lines(workdir / metrics_lib.FILE_NAME)
   curve = run_curve(passport, records)
@@ -204,37 +210,6 @@ def read_final(workdir: epath.PathLike, step: int) -> dict[str, float]:
     if not overridden:
       found[metric] = top1
   return found
-
-
-def _find(
-  config: config_lib.Config,
-  passport: Mapping[str, Any],
-  cards: Sequence[card_lib.Card],
-) -> tuple[card_lib.Card | None, list[str]]:
-  """The card of a recipe; or none, and how the nearest one differs."""
-  if not passport.get('derived'):
-    return None, ['an imported checkpoint has no recipe of ours']
-  if passport.get('lineage'):
-    return None, [
-      'the run goes on from another one (--continue_from): cards are of runs '
-      'from the initialisation on'
-    ]
-  ranked = sorted(
-    ((card_lib.differences(c.config, config), c) for c in cards),
-    key=lambda pair: len(pair[0]),
-  )
-  if not ranked:
-    return None, ['there are no cards']
-  changed, nearest = ranked[0]
-  if not changed and (
-    nearest.data['fingerprint'] == passport['data']['fingerprint']
-  ):
-    return nearest, []
-  if not changed:
-    changed = ['training data: another fingerprint']
-  shown = '; '.join(changed[:5])
-  more = f' and {len(changed) - 5} more' if len(changed) > 5 else ''
-  return None, [f'the nearest card, {nearest.name}, differs: {shown}{more}']
 
 
 def compare(

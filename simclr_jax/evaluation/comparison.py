@@ -229,13 +229,20 @@ def _column(
     return {}
 
 
-def format_table(comparison: Comparison) -> str:
-  """The comparison as text for a terminal."""
+def format_table(
+  comparison: Comparison, *, titles: Mapping[str, str] = TITLES
+) -> str:
+  """The comparison as text for a terminal.
+
+  Args:
+    comparison: The table.
+    titles: Kind -> what its row is called.
+  """
   columns = comparison.columns()
   lines: list[tuple[str, ...]] = [('', *columns)]
   for i, row in enumerate(comparison.rows):
     scores = (str(column[i]) for column in columns.values())
-    lines.append((TITLES[row.kind], *scores))
+    lines.append((titles[row.kind], *scores))
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   text = ['   '.join(map(str.ljust, line, widths)) for line in lines]
   text.insert(1, '   '.join('-' * width for width in widths))

@@ -121,8 +121,8 @@ def pair_sheet(
 
   Args:
     pairs: f32 [n,2,H,W,3] in [0,1].
-    matches: bool [n]: whether they are of one class, drawn as blue or orange
-      frames; None without labels.
+    matches: [n]: whether they are of one class, drawn as blue or orange
+      frames; None, for all or for one of them, where there are no labels.
   """
   blocks = min(_PAIRS_PER_LINE, len(pairs))
   columns = 2 * blocks
@@ -130,7 +130,7 @@ def pair_sheet(
   for position, pair in enumerate(pairs):
     line, block = divmod(position, blocks)
     frame = None
-    if matches is not None:
+    if matches is not None and matches[position] is not None:
       frame = BLUE if matches[position] else ORANGE
     for offset, image in enumerate(pair):
       grid.draw(line, 2 * block + offset, image, frame=frame)
@@ -160,7 +160,7 @@ def neighbour_sheet(
     for row in range(len(queries)):
       for rank in range(count):
         frame = None
-        if matches is not None:
+        if matches is not None and matches[title][row, rank] is not None:
           frame = BLUE if matches[title][row, rank] else ORANGE
         grid.draw(row, start + rank, images[row, rank], frame=frame)
   for row, image in enumerate(queries):

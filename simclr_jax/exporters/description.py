@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import copy
 import datetime
 import pathlib
 from typing import Any
 
 from simclr_jax import models
 from simclr_jax.exporters.network import Network, Options, Written
+from simclr_jax.training import ancestry, checkpoint
 
-_PRIVATE = ('data_dir', 'path')
+# Fields whose text is the folder of somebody's machine.
+_FOLDERS = ('data_dir', 'path', 'source', 'from', 'checkpoint')
 
 
 def license_note(network: Network, options: Options) -> str:
   """Whose terms hold for the weights."""
-  data = network.passport['data'].get('name', 'unknown')
+  data = public(network.passport)['data'].get('name', 'unknown')
   given = (
     f'They are given under {options.license}. '
     if options.license
@@ -46,14 +47,8 @@ def describe(
     differences: Output -> how far the exported model is from ours.
     options: Of the export.
   """
-  passport: dict[str, Any] = copy.deepcopy(dict(network.passport))
-  for field in _PRIVATE:
-    value = passport['config']['data'].get(field, '')
-    passport['config']['data'][field] = pathlib.PurePath(value).name
-  if source := passport.get('imported', {}).get('source'):
-    passport['imported']['source'] = pathlib.PurePath(source).name
   return {
-    **passport,
+    **public(network.passport),
     'export': {
       'format': name,
       'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
@@ -66,6 +61,45 @@ def describe(
       **written.facts,
     },
   }
+
+
+def public(passport: Mapping[str, Any]) -> dict[str, Any]:
+  """A passport without the folders of the machine that wrote it.
+
+  A checkpoint keeps the name of its workdir ('mine/checkpoints/30'), whatever
+  else has a place its last part. Names of data hold that place, too.
+  """
+  data = passport['config'].get('data', {})
+  # The longest first: one may lie in the other.
+  places = sorted(
+    {str(data.get(field) or '').rstrip('/') for field in ('data_dir', 'path')},
+    key=len,
+    reverse=True,
+  )
+
+  def cleaned(value: Any, field: str = '') -> Any:
+    if isinstance(value, Mapping):
+      return {k: cleaned(v, str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+      return [cleaned(v) for v in value]
+    if not isinstance(value, str):
+      return value
+    for place in places:
+      if name := pathlib.PurePath(place).name:
+        value = value.replace(place, name)
+    if field in ('name', 'whole') and pathlib.PurePath(value).is_absolute():
+      return '/'.join(pathlib.PurePath(value).parts[-2:])
+    return _last_part(value) if field in _FOLDERS else value
+
+  found: dict[str, Any] = cleaned(passport)
+  return found
+
+
+def _last_part(place: str) -> str:
+  parts = pathlib.PurePath(place).parts
+  if len(parts) > 2 and parts[-2] == checkpoint.FOLDER:
+    return '/'.join(parts[-3:])
+  return parts[-1] if parts else ''
 
 
 def _widths(network: Network) -> dict[str, int]:
@@ -100,7 +134,7 @@ def card(
 ) -> str:
   """README.md; the head is what the Hugging Face Hub reads."""
   export = description['export']
-  config, model = network.config, network.config.model
+  model, kind = network.config.model, ancestry.kind_of(network.passport)
   head = [
     '---',
     'library_name: '
@@ -113,7 +147,7 @@ def card(
       if network.num_classes
       else 'image-feature-extraction'
     ),
-    'tags: [simclr, self-supervised, resnet]',
+    f'tags: [{", ".join((*kind.tags, "resnet"))}]',
   ]
   if license:
     head.append(f'license: {license}')
@@ -123,17 +157,19 @@ def card(
     for name, found in export['differences'].items()
   )
   exact = export.get('exact_for')
-  data = network.passport['data']
+  origin = ancestry.tell(public(network.passport)).origin
+  if network.num_classes and kind.is_pretraining:
+    origin += (
+      ' Its logits are those of a linear classifier that was trained with '
+      'labels beside it (the online head).'
+    )
   return '\n'.join(
     [
       *head,
       '',
-      f'# ResNet-{model.depth} ({model.width:g}x), SimCLR',
+      f'# ResNet-{model.depth} ({model.width:g}x), {kind.title}',
       '',
-      f'Step {network.passport["step"]} of a run on {data.get("name")} '
-      f'({data.get("num_examples")} pictures, {config.train.duration}, batch '
-      f'{config.train.batch_size}), exported by simclr_jax as '
-      f'`{export["format"]}`.',
+      f'{origin} Exported by simclr_jax as `{export["format"]}`.',
       '',
       f'**Input**: {preprocessing_text(network)} Layout {export["layout"]}.',
       '',

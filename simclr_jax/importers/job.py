@@ -104,6 +104,7 @@ def import_checkpoint(
       'source': os.path.abspath(source),
       'sha256': _digest(match, contents),
       'arrays': match.counts(),
+      'left_out': {why: len(names) for why, names in match.left_out.items()},
       'notes': list(contents.notes),
       'description': described,
     },

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
 import statistics
 
-from simclr_jax import losses, models
 from simclr_jax.evaluation import plots
-from simclr_jax.reports import document, figures
+from simclr_jax.reports import document, figures, kinds, panels
+from simclr_jax.reports.panels import Panel
 from simclr_jax.reports.run_data import RunData, finite
 
 # Per cent of the time.
@@ -17,142 +17,9 @@ _LONG_WAIT = 10
 _DIAGNOSTICS = 'config.train.diagnostics_every = {every!r}'
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-  """One plot of the page.
-
-  Attributes:
-    title: Of the plot, and in its alt text.
-    metrics: Name in metrics.jsonl -> label of its line ('' for a single one).
-    reference: RunData -> a level to compare with, or None.
-    percent: Whether the values are shares.
-    from_zero: Whether the axis starts at 0.
-    caption: Under the plot.
-  """
-
-  title: str
-  metrics: dict[str, str]
-  reference: Callable[[RunData], figures.Reference | None] | None = None
-  percent: bool = False
-  from_zero: bool = False
-  caption: str = ''
-
-
-def _chance_loss(run: RunData) -> figures.Reference | None:
-  if run.config.objective != 'simclr':
-    return None
-  chance = losses.chance_loss(
-    run.config.train.batch_size, run.config.loss.scale
-  )
-  scale = '2 ' if run.config.loss.scale == 'official' else ''
-  return figures.Reference(chance, f'all alike, {scale}log(2B-1)', below=True)
-
-
-def _guessing(run: RunData) -> figures.Reference:
-  return figures.Reference(1 / run.config.train.batch_size, 'guessing, 1/B')
-
-
-def _evenly_spread(run: RunData) -> figures.Reference:
-  # E exp(-2 |u - v|^2) = E exp(-4 + 4 u.v) for independent u, v on the sphere;
-  # u.v is close to normal with variance 1/d.
-  dim = models.embedding_dim(run.config.model)
-  return figures.Reference(-4 + 8 / dim, 'evenly spread', below=False)
-
-
-def _width(run: RunData) -> figures.Reference:
-  dim = models.embedding_dim(run.config.model)
-  return figures.Reference(dim, 'width of z', below=True)
-
-
-def _equal_weights(run: RunData) -> figures.Reference:
-  negatives = 2 * (run.config.train.batch_size - 1)
-  return figures.Reference(max(1, negatives // 100) / negatives, 'all the same')
-
-
-TRAINING = (
-  Panel(
-    'contrastive loss',
-    {'contrast_loss': ''},
-    reference=_chance_loss,
-    caption='The dashed line is the loss of embeddings that tell nothing '
-    'apart.',
-  ),
-  Panel(
-    'contrastive accuracy',
-    {'contrast_acc': ''},
-    reference=_guessing,
-    percent=True,
-    from_zero=True,
-    caption='How often the other view is the nearest of all in the batch.',
-  ),
-  Panel('learning rate', {'learning_rate': ''}, from_zero=True),
-  Panel(
-    'online head, top-1',
-    {'online_top1': ''},
-    percent=True,
-    from_zero=True,
-    caption='A linear classifier trained beside the encoder, on augmented '
-    'training pictures: a pulse, no accuracy to report.',
-  ),
-  Panel('norm of the gradient', {'grad_norm': ''}, from_zero=True),
-)
-EMBEDDINGS = (
-  Panel(
-    'mean cosine of pairs',
-    {
-      'positive_similarity': 'two views of a picture',
-      'negative_similarity': 'two pictures',
-    },
-    caption='The gap is what the loss opens; none means collapse.',
-  ),
-  Panel(
-    'alignment',
-    {'alignment': ''},
-    from_zero=True,
-    caption='Mean squared distance of two views; 0 is perfect.',
-  ),
-  Panel(
-    'uniformity',
-    {'uniformity': ''},
-    reference=_evenly_spread,
-    caption='Lower is more evenly spread; 0 is collapsed.',
-  ),
-  Panel(
-    'effective rank of z',
-    {'effective_rank': ''},
-    reference=_width,
-    from_zero=True,
-    caption='How many dimensions the embeddings really use.',
-  ),
-  Panel(
-    'weight of the hardest 1 % of negatives',
-    {'hardest_negative_weight': ''},
-    reference=_equal_weights,
-    percent=True,
-    from_zero=True,
-    caption='Near 100 % the loss sees a few negatives only: a temperature '
-    'that is too low, or pictures that are there twice.',
-  ),
-)
-SPEED = (
-  Panel('images per second', {'images_per_second': ''}, from_zero=True),
-  Panel(
-    'wait for input',
-    {'input_wait_percent': ''},
-    from_zero=True,
-    caption='Per cent of the time in which the devices had no batch.',
-  ),
-  Panel(
-    'model FLOP/s, % of the published peak',
-    {'mfu_percent': ''},
-    from_zero=True,
-  ),
-)
-
-
 def training(run: RunData) -> document.Section | document.Missing:
   """Loss, accuracy, learning rate."""
-  shown = _panels(run, TRAINING)
+  shown = _panels(run, kinds.of(run).training)
   if not shown.pictures:
     return document.Missing(
       'Training', 'metrics.jsonl of this workdir holds no line'
@@ -164,13 +31,13 @@ def training(run: RunData) -> document.Section | document.Missing:
 
 def embeddings(run: RunData) -> document.Section | document.Missing:
   """What z looks like beyond the loss."""
-  shown = _panels(run, EMBEDDINGS)
+  shown = _panels(run, panels.EMBEDDINGS)
   every = run.config.train.diagnostics_every
   if not shown.pictures:
     return document.Missing(
       'Embeddings during training',
       'metrics.jsonl holds none of '
-      + ', '.join(n for p in EMBEDDINGS for n in p.metrics)
+      + ', '.join(n for p in panels.EMBEDDINGS for n in p.metrics)
       + f' ({_DIAGNOSTICS.format(every=every)})',
     )
   return dataclasses.replace(
@@ -183,7 +50,7 @@ def embeddings(run: RunData) -> document.Section | document.Missing:
 
 def speed(run: RunData) -> document.Section | document.Missing:
   """Throughput and who waited for whom."""
-  shown = _panels(run, SPEED)
+  shown = _panels(run, panels.SPEED)
   if not shown.pictures:
     return document.Missing(
       'Speed', 'metrics.jsonl holds no images_per_second: the run was too short'
@@ -224,10 +91,10 @@ def combined(run: RunData) -> bytes | None:
   )
 
 
-def _panels(run: RunData, panels: Sequence[Panel]) -> document.Section:
+def _panels(run: RunData, wanted: Sequence[Panel]) -> document.Section:
   """Those that the run has numbers for; a note for each of the others."""
   pictures, notes = [], []
-  for panel in panels:
+  for panel in wanted:
     lines = [
       figures.Line(label, points)
       for name, label in panel.metrics.items()

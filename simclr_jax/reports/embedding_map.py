@@ -13,6 +13,7 @@ from sklearn import decomposition, manifold
 from simclr_jax.data.names import printable
 from simclr_jax.reports import document, figures
 from simclr_jax.reports.run_data import Judged, RunData, read_images
+from simclr_jax.training import ancestry
 
 MAX_POINTS = 1500
 _FEWEST = 10
@@ -54,7 +55,8 @@ def section(
   pictures = []
   notes: tuple[str, ...] = ()
   if judged.labelled:
-    points, notes = _points(places, features.labels[rows], judged)
+    saw = ancestry.tell(run.passport).saw
+    points, notes = _points(places, features.labels[rows], judged, saw=saw)
     pictures.append(points)
   pictures.append(
     document.Picture(
@@ -100,10 +102,11 @@ def _perplexity(count: int) -> float:
 
 
 def _points(
-  places: np.ndarray, labels: np.ndarray, judged: Judged
+  places: np.ndarray, labels: np.ndarray, judged: Judged, *, saw: str
 ) -> tuple[document.Picture, tuple[str, ...]]:
   """The map in colours of the classes."""
-  classes, counts = np.unique(labels, return_counts=True)
+  # No label is no class.
+  classes, counts = np.unique(labels[labels >= 0], return_counts=True)
   chosen = classes[np.argsort(-counts, kind='stable')][: len(figures.COLOURS)]
   names = [printable(name) for name in judged.test.class_names]
   groups = {
@@ -122,9 +125,9 @@ def _points(
     figures.to_png(figures.scatter(places, groups, others=others)),
     alt=f'Map of {len(labels)} pictures in the colours of their classes: '
     + ', '.join(groups)
-    + '. Pretraining saw no class.',
-    caption='In the colours of the classes, which pretraining did not see; a '
-    'name stands where its class is densest.',
+    + f'. {saw}',
+    caption='In the colours of the classes; a name stands where its class is '
+    f'densest. {saw}',
     form='map',
   )
   return picture, notes

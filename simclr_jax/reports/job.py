@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 
@@ -17,19 +18,23 @@ from simclr_jax.reports import (
   document,
   embedding_map,
   judged_steps,
+  kinds,
   layers,
   learnt,
   near_duplicates,
+  outcome,
   page,
   pictures,
   recipe,
   similarities,
   verdict,
 )
-from simclr_jax.reports.run_data import RunData, open_run
+from simclr_jax.reports.run_data import Judged, RunData, open_run
+from simclr_jax.training import ancestry
 from simclr_jax.training import mesh as mesh_lib
 
 FOLDER = 'report'
+_Part = document.Section | document.Missing
 _NO_NEIGHBOURS = 'there is only one training picture, and none is held out'
 
 
@@ -40,13 +45,15 @@ class Report:
   Attributes:
     page: The HTML file.
     comparison: None where there is nothing held out, or no labels.
-    verdict: Of the recipe card.
+    titles: Of its rows.
+    verdict: Of the recipe card; None of what is no pretraining run.
     document: What the page says.
   """
 
   page: epath.Path
   comparison: comparison_lib.Comparison | None
-  verdict: cards.Verdict
+  titles: Mapping[str, str]
+  verdict: cards.Verdict | None
   document: document.Document
 
 
@@ -54,19 +61,20 @@ def make_report(
   workdir: epath.PathLike,
   *,
   labels_per_class: int = 5,
-  step: int | None = None,
+  step: int | str | None = None,
   mesh: Mesh | None = None,
 ) -> Report:
   """Judges the newest checkpoint (or that of `step`) and writes the report.
 
   Args:
-    workdir: Of the pretraining run.
+    workdir: Of a run, of a classifier or of an imported network.
     labels_per_class: Of the probe with few labels.
-    step: Of the checkpoint.
+    step: Of the checkpoint, or 'best'.
     mesh: Default: all devices.
 
   Raises:
-    ValueError: If there is no such checkpoint.
+    ValueError: If there is no such checkpoint, or one whose objective is not
+      known.
     DamagedCheckpoint: If none is readable.
   """
   if labels_per_class < 1:
@@ -75,39 +83,67 @@ def make_report(
     )
   mesh = mesh_lib.make_mesh() if mesh is None else mesh
   run = open_run(workdir, step=step, mesh=mesh)
+  kind = kinds.of(run)
   logging.info('judging step %d of %s', run.loaded.step, workdir)
   judged, comparison = learnt.judge(run, labels_per_class=labels_per_class)
-  found = cards.check_recipe(run.workdir, step=run.loaded.step)
+  found = None
+  if ancestry.kind_of(run.passport).is_pretraining:
+    found = cards.check_recipe(run.workdir, step=run.loaded.step)
   logging.info('drawing')
-  missing = document.Missing
-  sections = (
+  made = document.Document(
+    f'{kind.title} {run.train.name}',
+    recipe.facts(run),
+    _sections(run, judged, comparison, found),
+  )
+  file = _write(run, made, comparison)
+  return Report(file, comparison, learnt.titles(run), found, made)
+
+
+def _sections(
+  run: RunData,
+  judged: Judged | None,
+  comparison: comparison_lib.Comparison | None,
+  found: cards.Verdict | None,
+) -> tuple[document.Section | document.Missing, ...]:
+  """All of them, or why one is not there."""
+  kind = kinds.of(run)
+
+  def drawn(draw_fn: Callable[[RunData, Judged], _Part], heading: str) -> _Part:
+    if judged is None:
+      return document.Missing(heading, _NO_NEIGHBOURS)
+    return draw_fn(run, judged)
+
+  views = kind.views.heading if kind.views else 'Pairs of views'
+  makers: dict[str, Callable[[], _Part]] = {
+    'What was learnt': lambda: learnt.section(run, comparison),
+    'Against the recipe card': lambda: verdict.section(found),
+    'Training': lambda: curves.training(run),
+    'Embeddings during training': lambda: curves.embeddings(run),
+    'Similarities': lambda: similarities.section(run),
+    'Accuracy by step': lambda: judged_steps.section(run),
+    'h against z': lambda: layers.section(run),
+    'Nearest neighbours': lambda: drawn(pictures.nearest, 'Nearest neighbours'),
+    'Map of embeddings': lambda: drawn(
+      embedding_map.section, 'Map of embeddings'
+    ),
+    'Near-duplicates': lambda: drawn(
+      near_duplicates.section, 'Near-duplicates'
+    ),
+    views: lambda: pictures.views(run),
+    'Speed': lambda: curves.speed(run),
+  }
+  return (
     concerns.section(run),
-    learnt.section(comparison),
-    verdict.section(found),
-    curves.training(run),
-    curves.embeddings(run),
-    similarities.section(run),
-    judged_steps.section(run),
-    layers.section(run),
-    pictures.nearest(run, judged)
-    if judged
-    else missing('Nearest neighbours', _NO_NEIGHBOURS),
-    embedding_map.section(run, judged)
-    if judged
-    else missing('Map of embeddings', _NO_NEIGHBOURS),
-    near_duplicates.section(run, judged)
-    if judged
-    else missing('Near-duplicates', _NO_NEIGHBOURS),
-    pictures.views(run),
-    curves.speed(run),
+    *outcome.sections(run),
+    *(
+      document.Missing(heading, kind.left_out[heading])
+      if heading in kind.left_out
+      else make()
+      for heading, make in makers.items()
+    ),
     recipe.recipe(run),
     recipe.data(run),
   )
-  made = document.Document(
-    f'SimCLR on {run.train.name}', recipe.facts(run), sections
-  )
-  file = _write(run, made, comparison)
-  return Report(file, comparison, found, made)
 
 
 def _write(

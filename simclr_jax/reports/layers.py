@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from simclr_jax.evaluation import jobs, transform_probe
-from simclr_jax.reports import document
+from simclr_jax.reports import document, kinds
 from simclr_jax.reports.run_data import RunData
 
 _HEADING = 'h against z'
@@ -35,8 +35,8 @@ def section(run: RunData) -> document.Section | document.Missing:
     text = (
       f'A linear probe on h ({result["dim_h"]} wide) and one on z '
       f'({result["dim_z"]}) tell how a picture was changed, and its class '
-      '(table 3 of the SimCLR paper). What z has forgotten is what the loss '
-      'asked it to; h is what one keeps. Noise has a standard deviation of '
+      f'(table 3 of the SimCLR paper). {kinds.of(run).on_z}Noise has a '
+      'standard deviation of '
       f'{float(result["noise_std"]):g}, of pixels from 0 to 1.'
     )
     notes = tuple(map(str, result['warnings']))

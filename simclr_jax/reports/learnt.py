@@ -11,8 +11,9 @@ from simclr_jax import data as data_lib
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.reports import document
+from simclr_jax.reports import document, kinds
 from simclr_jax.reports.run_data import Judged, RunData
+from simclr_jax.training import ancestry
 
 # Of either split. Pixels at 224 px are 600 kB a picture, 73 times the features
 # of a ResNet-50.
@@ -81,10 +82,17 @@ def judge(
   )
 
 
+def titles(run: RunData) -> dict[str, str]:
+  """Kind of encoder -> what its row is called."""
+  adjective = ancestry.kind_of(run.passport).adjective
+  return {**comparison_lib.TITLES, 'checkpoint': adjective}
+
+
 def section(
-  comparison: comparison_lib.Comparison | None,
+  run: RunData, comparison: comparison_lib.Comparison | None
 ) -> document.Section | document.Missing:
   """The table."""
+  on_probe = kinds.of(run).on_probe
   if comparison is None:
     return document.Missing(
       _HEADING,
@@ -93,7 +101,7 @@ def section(
   columns = comparison.columns()
   rows = []
   for i, row in enumerate(comparison.rows):
-    cells = [document.Cell(comparison_lib.TITLES[row.kind])]
+    cells = [document.Cell(titles(run)[row.kind])]
     cells += [
       document.Cell(
         f'{column[i].top1:.1%}',
@@ -111,7 +119,7 @@ def section(
     'intervals over them. The commonest class alone gives '
     f'{comparison.majority:.1%}.',
     tables=(document.Table(('features', *columns), rows, highlighted=ours),),
-    notes=comparison.notes,
+    notes=(*((on_probe,) if on_probe else ()), *comparison.notes),
   )
 
 

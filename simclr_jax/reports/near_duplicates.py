@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from simclr_jax.evaluation import plots
-from simclr_jax.reports import document
-from simclr_jax.reports.run_data import Judged, RunData, read_images
+from simclr_jax.reports import document, kinds
+from simclr_jax.reports.run_data import (
+  Judged,
+  RunData,
+  read_images,
+  same_class,
+)
 from simclr_jax.retrieval import duplicates
 
 # All pairs are compared: twice as many rows take four times as long.
@@ -21,6 +26,7 @@ def section(
   run: RunData, judged: Judged
 ) -> document.Section | document.Missing:
   """Groups of training pictures that are alike, and a sheet of the closest."""
+  kind = kinds.of(run)
   features = judged.features['checkpoint'].train
   total = len(features.h)
   if total < 2:
@@ -41,7 +47,8 @@ def section(
   }
   if judged.labelled:
     numbers['groups of several classes'] = sum(
-      len(set(labels[list(group.positions)].tolist())) > 1
+      # -1 is no label, and no class.
+      len(set(labels[list(group.positions)].tolist()) - {-1}) > 1
       for group in found.groups
     )
   notes = [
@@ -51,13 +58,15 @@ def section(
     f'pairs in the whole set, about {(len(rows) / total) ** 2:.1%} are among '
     f'them. {_COMMANDS} compare all.'
   ]
+  if kind.on_copies:
+    notes.append(kind.on_copies)
   return document.Section(
     _HEADING,
-    f'Training pictures whose h is much closer than usual: by a cosine of '
-    f'{found.threshold:.5g} or more, a tenth of the median distance between a '
-    'picture and its nearest other. What such pictures share is for an eye to '
-    'judge: one may be a copy of the other, a frame of the same film, or only '
-    'what this encoder does not tell apart.',
+    f'{kind.pictures.capitalize()} whose h is much closer than usual: by a '
+    f'cosine of {found.threshold:.5g} or more, a tenth of the median distance '
+    'between a picture and its nearest other. What such pictures share is for '
+    'an eye to judge: one may be a copy of the other, a frame of the same '
+    'film, or only what this encoder does not tell apart.',
     tables=(
       document.Table(
         (f'among {len(rows):,} pictures', ''),
@@ -82,7 +91,7 @@ def _sheet(
   pairs = rows[np.array([group.positions[:2] for group in groups])]
   images = read_images(run.train, pairs.reshape(-1), run.config)
   labels = judged.features['checkpoint'].train.labels[pairs]
-  same = labels[:, 0] == labels[:, 1]
+  same = same_class(labels[:, 0], labels[:, 1])
   figure = plots.pair_sheet(
     images.reshape(*pairs.shape, *images.shape[1:]),
     matches=same if judged.labelled else None,
@@ -97,8 +106,8 @@ def _sheet(
     document.Picture(
       'near-duplicates',
       plots.to_png(figure),
-      alt=f'{len(groups)} pairs of training pictures that are alike, side by '
-      'side.',
+      alt=f'{len(groups)} pairs of {kinds.of(run).pictures} that are alike, '
+      'side by side.',
       caption=f'Two pictures of each group: {shown}.{frames}',
       form='sheet',
     ),

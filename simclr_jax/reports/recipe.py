@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from simclr_jax import config as config_lib
-from simclr_jax.reports import document
+from simclr_jax.reports import document, kinds
 from simclr_jax.reports.run_data import RunData
+from simclr_jax.training import ancestry
 from simclr_jax.training import passport as passport_lib
 
 _MAX_CLASSES = 20
@@ -19,14 +22,11 @@ def facts(run: RunData) -> tuple[tuple[str, str], ...]:
   revision = software.get('git_revision') or 'unknown revision'
   dirty = ' (with changes)' if revision.endswith('-dirty') else ''
   return (
-    (
-      'Pretrained',
-      f'{run.loaded.step:,} steps of {run.config.train.batch_size} images, '
-      'without labels',
-    ),
+    *ancestry.tell(run.passport).facts,
     (
       'Pictures',
-      f'{run.train.num_examples:,}, at {run.config.data.image_size} px',
+      f'{run.train.num_examples:,}{kinds.of(run).split}, at '
+      f'{run.config.data.image_size} px',
     ),
     ('Network', f'ResNet-{model.depth}{width}'),
     ('Checkpoint', f'{run.loaded.path} ({run.loaded.fingerprint[:12]})'),
@@ -51,6 +51,14 @@ def recipe(run: RunData) -> document.Section:
       [list(map(document.Cell, row)) for row in changed],
     )
   ]
+  if stage := _stage(run):
+    tables.append(
+      document.Table(
+        ('of this stage', 'value'),
+        [list(map(document.Cell, row)) for row in stage],
+        folded='What only such a run decides: labels, mixing, ...',
+      )
+    )
   if run.derived:
     tables.append(
       document.Table(
@@ -71,15 +79,15 @@ def recipe(run: RunData) -> document.Section:
   )
   return document.Section(
     'Recipe',
-    'Fields that differ from the defaults of simclr_jax, from the passport of '
-    'the checkpoint.',
+    kinds.of(run).on_recipe,
     tables=tuple(tables),
   )
 
 
 def data(run: RunData) -> document.Section:
   """What it was trained and judged on."""
-  stated, config = run.passport['data'], run.config.data
+  kind, config = kinds.of(run), run.config.data
+  stated = run.passport['data'] if kind.was_trained else _stated(run)
   names = [str(name) for name in stated.get('class_names', ())]
   shown = ', '.join(names[:_MAX_CLASSES])
   if len(names) > _MAX_CLASSES:
@@ -98,13 +106,25 @@ def data(run: RunData) -> document.Section:
   ]
   return document.Section(
     'Data',
-    'Labels were used to judge alone.',
+    kind.on_data,
     tables=(
       document.Table(
         ('data', ''), [list(map(document.Cell, row)) for row in rows]
       ),
     ),
   )
+
+
+def _stated(run: RunData) -> dict[str, Any]:
+  """Of the data of a config that nothing was trained by."""
+  return {
+    'name': run.train.name,
+    'fingerprint': run.train.fingerprint,
+    'num_examples': run.train.num_examples,
+    'num_classes': run.train.num_classes,
+    'class_names': run.train.class_names,
+    'num_skipped': len(run.train.skipped),
+  }
 
 
 def _rows(differences: list[str]) -> list[tuple[str, str, str]]:
@@ -120,6 +140,20 @@ def _rows(differences: list[str]) -> list[tuple[str, str, str]]:
 def _rows_of(config: config_lib.Config) -> list[tuple[str, str]]:
   rows = []
   for name, value in config_lib.to_dict(config).items():
+    if isinstance(value, dict):
+      rows += [(f'{name}.{k}', repr(v)) for k, v in value.items()]
+    else:
+      rows.append((name, repr(value)))
+  return rows
+
+
+def _stage(run: RunData) -> list[tuple[str, str]]:
+  """What a classifier's passport says beyond the config of a run."""
+  section = run.passport.get(run.passport['objective'], {})
+  labels = section.get('labelled', {}).get('labels', {})
+  decided = {**section.get('config', {}), 'labels': labels}
+  rows = []
+  for name, value in decided.items():
     if isinstance(value, dict):
       rows += [(f'{name}.{k}', repr(v)) for k, v in value.items()]
     else:

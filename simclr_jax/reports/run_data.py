@@ -89,13 +89,13 @@ class Judged:
 
 
 def open_run(
-  workdir: epath.PathLike, *, step: int | None, mesh: Mesh
+  workdir: epath.PathLike, *, step: int | str | None, mesh: Mesh
 ) -> RunData:
   """Opens a workdir.
 
   Args:
     workdir: Of the run.
-    step: Of the checkpoint; None for the newest.
+    step: Of the checkpoint; 'best'; None for the newest.
     mesh: Axis 'data'.
 
   Raises:
@@ -110,17 +110,59 @@ def open_run(
     workdir=workdir,
     loaded=loaded,
     config=config,
-    train=data_lib.make_source(
-      config.data, config.data.train_split, workdir=os.fspath(workdir)
-    ),
+    train=_open_train(config, loaded.passport, workdir),
     records=tuple(r for r in records if r['step'] <= loaded.step),
     encoder=encoder_lib.make_encoder(loaded, mesh=mesh),
   )
 
 
+def _open_train(
+  config: config_lib.Config, passport: Mapping[str, Any], workdir: epath.Path
+) -> data_lib.Source:
+  """The training split, with labels only where they are the network's classes.
+
+  A student that reads no label may be trained on folders that are no classes,
+  or on loose pictures (finetuning/student_data.py).
+  """
+
+  def open_as(data: config_lib.DataConfig) -> data_lib.Source:
+    return data_lib.make_source(
+      data, data.train_split, workdir=os.fspath(workdir)
+    )
+
+  stage = passport.get('distill', {}).get('config', {})
+  reads_labels = stage.get('labelled_weight') or stage.get('use_holdout')
+  if passport['objective'] != 'distill' or reads_labels:
+    return open_as(config.data)
+  unlabelled = open_as(dataclasses.replace(config.data, labels_from='none'))
+  if unlabelled.num_classes:
+    return unlabelled
+  try:
+    named = open_as(config.data)
+  except ValueError:  # The same pictures can be opened: it was about labels.
+    return unlabelled
+  known = tuple(passport['data'].get('class_names', ()))
+  return named if named.class_names == known else unlabelled
+
+
 def finite(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
   """Without what JSON holds as 'NaN' or 'Infinity'."""
   return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def same_class(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+  """Whether labels are equal: True, False, or None where either is none (-1).
+
+  Args:
+    one: i32.
+    other: i32, of a shape that broadcasts with that of `one`.
+
+  Returns:
+    An array of objects.
+  """
+  same = np.asarray(one == other).astype(object)
+  same[(one < 0) | (other < 0)] = None
+  return same
 
 
 def pick_queries(labels: np.ndarray, *, count: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from simclr_jax.data import pipeline
 from simclr_jax.evaluation import neighbours
-from simclr_jax.reports import document, figures
+from simclr_jax.reports import document, figures, kinds
 from simclr_jax.reports.run_data import RunData
 
 # Pictures: 2 * 256 views have 130,560 negative pairs.
@@ -25,12 +25,13 @@ _NEGATIVE = 'two pictures'
 
 def section(run: RunData) -> document.Section | document.Missing:
   """Histograms for z and for h."""
+  kind = kinds.of(run)
   count = min(NUM_PICTURES, run.train.num_examples)
   if count < 2:
     return document.Missing(_HEADING, 'there is only one training picture')
   outputs, labels = _encode_views(run, count)
   pictures = []
-  for name in ('z', 'h') if run.config.model.head != 'none' else ('h',):
+  for name in kind.outputs if run.config.model.head != 'none' else ('h',):
     groups = cosines(outputs[name], labels if run.train.num_classes else None)
     pictures.append(
       document.Picture(
@@ -44,10 +45,8 @@ def section(run: RunData) -> document.Section | document.Missing:
     )
   return document.Section(
     _HEADING,
-    f'Cosines between the views of {count} training pictures, in the '
-    'checkpoint with batch norm in inference mode (during training it uses the '
-    'batch). The loss works on z; h is what is kept. The less the histograms '
-    'overlap, the better the encoder knows a picture again.',
+    f'Cosines between {kind.distorted} {count} {kind.pictures}, in the '
+    f'checkpoint with batch norm in inference mode{kind.on_outputs}',
     pictures=tuple(pictures),
   )
 

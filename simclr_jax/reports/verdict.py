@@ -11,8 +11,14 @@ from simclr_jax.reports import document
 _HEADING = 'Against the recipe card'
 
 
-def section(verdict: cards.Verdict) -> document.Section | document.Missing:
-  """Every number that was compared."""
+def section(
+  verdict: cards.Verdict | None,
+) -> document.Section | document.Missing:
+  """Every number that was compared; None of what is no pretraining run."""
+  if verdict is None:
+    return document.Missing(
+      _HEADING, 'cards are of pretraining runs, and this is none'
+    )
   if verdict.card is None or verdict.passed is None:
     why = 'no measured card for this recipe'
     if verdict.card is not None:

@@ -269,7 +269,9 @@ def to_json(
     'num_redundant': found.num_redundant,
     'num_identical': found.num_identical,
     'num_groups_of_several_labels': sum(
-      len(set(entry.get('labels', [0]))) > 1 for entry in groups
+      # -1 is no label, and no class.
+      len(set(entry.get('labels', ())) - {-1}) > 1
+      for entry in groups
     ),
     'nearest_other_quantiles': {
       str(q): round(value, 6) for q, value in found.quantiles.items()

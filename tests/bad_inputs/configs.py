@@ -298,10 +298,16 @@ COMMAND_LINES = [
     'no measured card',
   ),
   Row(
+    'recipe without a card, before it is trained',
+    'main',
+    _set('--check_recipe', '--config.optim.base_lr=0.123'),
+    'no measured card',
+  ),
+  Row(
     'report of a text step',
     'report',
     lambda _: ['--workdir=x', '--step=x'],
-    'st',
+    "--step=x: a number or 'best'",
   ),
   Row(
     'report of no labels',

@@ -167,3 +167,118 @@ def test_commands(workdir, tmp_path):
     assert wrong.code == 2 and "did you mean 'npz'?" in wrong.err
   again = checkpoint.load_encoder(tmp_path / 'again')
   assert again.fingerprint == checkpoint.load_encoder(workdir).fingerprint
+
+
+LINK = {
+  'path': '/home/somebody/runs/mine/checkpoints/3',
+  'step': 3,
+  'objective': 'simclr',
+  'fingerprint': 'abcdef0123456789',
+}
+LABELLED = {
+  'num_fit': 80,
+  'num_holdout': 20,
+  'whole': '/home/somebody/pictures/pets/train',
+}
+DISTILL = {
+  'teacher': {**LINK, 'objective': 'finetune'},
+  'labelled': {**LABELLED, 'whole': '/home/somebody/other/train'},
+  'config': {'temperature': 0.5},
+}
+IMPORTED = {
+  'format': 'torchvision',
+  'source': '/home/somebody/weights/resnet50.safetensors',
+  'arrays': {'loaded': 265},
+  'left_out': {'asked for': 2},
+  'notes': [],
+  'description': {},
+}
+
+
+@pytest.mark.parametrize(
+  ('objective', 'section', 'tags', 'heading', 'said'),
+  [
+    (
+      'simclr',
+      {},
+      '[simclr, self-supervised, resnet]',
+      'SimCLR',
+      'SimCLR pretraining on pets/train (96 pictures, without their labels)',
+    ),
+    (
+      'finetune',
+      {'start': {'kind': 'checkpoint', **LINK}, 'labelled': LABELLED},
+      '[fine-tuned, resnet]',
+      'Fine-tuned classifier',
+      'trained on 80 labels (20 more held out to choose the step) of pets/'
+      'train: step 3 of 3, batch 32. It began with an encoder pretrained with '
+      'SimCLR',
+    ),
+    (
+      'distill',
+      DISTILL,
+      '[knowledge-distillation, resnet]',
+      'Distilled classifier',
+      'predictions of a classifier trained on labels (step 3, fingerprint'
+      ' abcdef',
+    ),
+    (
+      'imported',
+      IMPORTED,
+      '[imported, resnet]',
+      'Imported network',
+      'Imported from resnet50.safetensors (format torchvision), not trained '
+      'here. 265 arrays loaded, 2 left out (asked for). The file does not say '
+      'how long it was trained.',
+    ),
+    ('byol', {}, '[resnet]', "objective 'byol'", 'cannot describe'),
+  ],
+)
+def test_the_card_says_how_the_weights_came_about(
+  loaded, objective, section, tags, heading, said, tmp_path, monkeypatch
+):
+  passport = json.loads(json.dumps(loaded.passport))
+  passport |= {'objective': objective, objective: section}
+  passport['config']['data'] |= {
+    'source': 'folder',
+    'path': '/home/somebody/pictures/pets/',
+    'train_split': 'train',
+    'test_split': '',
+  }
+  passport['data']['name'] = '/home/somebody/pictures/pets/train'
+  passport['lineage'] = (
+    []
+    if objective != 'simclr'
+    else [{'from': LINK['path'], 'checkpoint': LINK['path'], 'step': 1}]
+  )
+  if objective == 'imported':
+    passport |= {'step': 0, 'derived': {}}
+    passport['preprocessing'] |= {'mean': [0.5] * 3, 'std': [0.25] * 3}
+  changed = checkpoint.LoadedEncoder(
+    loaded.variables, passport, 3, loaded.path, loaded.fingerprint
+  )
+  monkeypatch.setattr(job, 'compare', lambda *_: {})
+  exported = job.export(changed, 'npz', out=tmp_path / 'out')
+  card = (exported.folder / 'README.md').read_text()
+  described = (exported.folder / 'export.json').read_text()
+  assert f'\ntags: {tags}\n' in card
+  assert f'\n# ResNet-18 (0.0625x), {heading}\n' in card
+  assert said in card
+  assert ('self-supervised' in card) == (objective == 'simclr')
+  assert ('without their labels' in card) == (objective == 'simclr')
+  assert ('SimCLR' in card) == (objective in ('simclr', 'finetune'))
+  assert ('(picture - [0.5' in card) == (objective == 'imported')
+  assert 'somebody' not in card and 'somebody' not in described
+  if objective == 'finetune':
+    assert 'mine/checkpoints/3' in described
+
+
+def test_logits_of_pretraining_are_said_to_be_of_labels(
+  loaded, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(job, 'compare', lambda *_: {})
+  for outputs in (('h',), ('h', 'logits')):
+    out = tmp_path / outputs[-1]
+    job.export(loaded, 'npz', out=out, outputs=outputs)
+    said = 'trained with labels beside it' in (out / 'README.md').read_text()
+    assert said == ('logits' in outputs)

@@ -11,7 +11,7 @@ from simclr_jax import models
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import jobs
 from simclr_jax.importers import job, state_dict, torch_names
-from simclr_jax.training import checkpoint
+from simclr_jax.training import ancestry, checkpoint
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
 
@@ -144,8 +144,14 @@ def test_lightly(tmp_path, images, layout):
     allow_missing=['head'],
     **arguments,
   )
-  variables = checkpoint.load_encoder(tmp_path / 'run').variables
-  flat = models.flat_paths(variables)
+  loaded = checkpoint.load_encoder(tmp_path / 'run')
+  left_out = loaded.passport['imported']['left_out']
+  told = ancestry.tell(loaded.passport)
+  assert told.origin.startswith('Imported from model.safetensors (format lig')
+  assert f'{left_out["asked for"]} left out (asked for)' in told.origin
+  assert 'no projection head: z is h' in told.origin
+  assert dict(told.facts)['Input'].startswith('mean [0.485, 0.456, 0.406], std')
+  flat = models.flat_paths(loaded.variables)
   names = torch_names.torch_names(
     config_lib.ModelConfig(depth=18, shortcut='shape'), num_classes=0
   )

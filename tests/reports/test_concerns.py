@@ -10,7 +10,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import resolve
-from simclr_jax.reports import concerns, curves, document, run_data
+from simclr_jax.reports import concerns, curves, document, panels, run_data
 from tests import small_run
 
 # A recipe that no rule of advice speaks against.
@@ -32,6 +32,7 @@ def _run(workdir, records, *, step=200, config=CONFIG, **passport):
     config, num_examples=50_000, num_classes=10, num_devices=1
   )
   stated = {
+    'objective': 'simclr',
     'derived': dataclasses.asdict(resolved),
     'software': {'backend': 'cpu', 'device_kind': 'cpu', 'num_devices': 1},
     **passport,
@@ -119,9 +120,9 @@ def test_evenly_spread_embeddings_have_the_uniformity_drawn(tmp_path):
   squares = 2 - 2 * first @ second.T
   wanted = np.log(np.mean(np.exp(-2 * squares)))
   run = _run(tmp_path, _lines(5.0))
-  assert curves._evenly_spread(run).value == pytest.approx(wanted, abs=0.02)
+  assert panels._evenly_spread(run).value == pytest.approx(wanted, abs=0.02)
   # One in a hundred of 1,022 negatives.
-  assert curves._equal_weights(run).value == pytest.approx(10 / 1022)
+  assert panels._equal_weights(run).value == pytest.approx(10 / 1022)
 
 
 def test_numbers_that_are_none_are_not_drawn(tmp_path):

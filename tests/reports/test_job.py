@@ -253,7 +253,7 @@ def test_pixels_that_fill_the_memory_are_left_out(workdir, made, monkeypatch):
   run = run_data.open_run(workdir, step=None, mesh=_mesh())
   judged, table = learnt.judge(run, labels_per_class=2)
   assert list(judged.features) == ['random_init', 'checkpoint']
-  section = learnt.section(table)
+  section = learnt.section(run, table)
   assert [row[0].text for row in section.tables[0].rows] == [
     'random initialisation',
     'pretrained',

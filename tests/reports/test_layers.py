@@ -27,7 +27,7 @@ RESULT = {
 def _run(workdir):
   return run_data.RunData(
     workdir=epath.Path(workdir),
-    loaded=types.SimpleNamespace(step=30, passport={}),
+    loaded=types.SimpleNamespace(step=30, passport={'objective': 'simclr'}),
     config=small_run.CONFIG,
     train=None,
     records=(),

@@ -24,7 +24,7 @@ def run():
   config = small_run.CONFIG
   return run_data.RunData(
     workdir=epath.Path('unused'),
-    loaded=types.SimpleNamespace(step=3, passport={}),
+    loaded=types.SimpleNamespace(step=3, passport={'objective': 'simclr'}),
     config=config,
     train=data_lib.make_source(config.data, f'train[:{N}]'),
     records=(),
@@ -66,6 +66,23 @@ def test_copies_are_counted_and_shown(run, h):
   (picture,) = section.pictures
   assert picture.png[:4] == b'\x89PNG' and 'orange' in picture.caption
   assert section.notes[0].startswith('Names, bytes and all groups')
+
+
+def test_no_label_is_no_class(run, h, monkeypatch):
+  labels = np.zeros(N, np.int32)
+  labels[30] = -1  # Of 7 and 30.
+  labels[[40, 41]] = -1, 2  # Of 3, 40 and 41: two classes.
+  framed = []
+  monkeypatch.setattr(
+    near_duplicates.plots,
+    'pair_sheet',
+    lambda pairs, *, matches: framed.append(matches.tolist()) or None,
+  )
+  monkeypatch.setattr(near_duplicates.plots, 'to_png', lambda figure: b'')
+  section = near_duplicates.section(run, _judged(h, labels))
+  assert _numbers(section)['groups of several classes'] == '1'
+  # 3 and 40 are the first two of their group.
+  assert framed == [[None, None]]
 
 
 def test_without_labels_there_are_no_frames(run, h):

@@ -78,6 +78,17 @@ def test_the_same_bytes_are_told_apart(rows, tmp_path):
   assert (report['num_redundant'], report['num_identical']) == (3, 1)
 
 
+def test_no_label_is_no_class(rows, tmp_path):
+  labels = np.full(50, 3)
+  labels[30] = -1  # Of 7 and 30: one class, and nothing known.
+  labels[[40, 41]] = -1, 2  # Of 3, 40 and 41: two classes.
+  embeddings = fake_set.write(tmp_path / 'e', rows, labels=labels)
+  found = duplicates.find_groups(rows, search(rows), threshold=0.99)
+  report = duplicates.to_json(found, embeddings, threshold=0.99)
+  assert report['num_groups'] == 2
+  assert report['num_groups_of_several_labels'] == 1
+
+
 def test_a_threshold_is_above_what_different_pictures_have(rows):
   threshold = duplicates.suggest_threshold(rows, search(rows))
   similarity = rows @ rows.T - 3 * np.eye(50)
