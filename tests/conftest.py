@@ -34,6 +34,7 @@ SHARED = pathlib.Path(
 # What compiles or starts processes for longest, longest first: begun last, one
 # of them would keep one worker busy after the others have ended.
 SLOW_FILES = (
+  'test_documented_stories.py',
   'training/test_golden_steps.py',
   'training/test_processes_train.py',
   'training/test_step.py',
@@ -41,8 +42,6 @@ SLOW_FILES = (
   'models/test_golden_resnet.py',
   'test_without_tensorflow.py',
   'training/test_accumulation.py',
-  'test_documented_stories.py',
-  'finetuning/test_processes.py',
   'finetuning/test_job.py',
   'augmentation/test_device_views.py',
   'evaluation/test_hosts.py',

@@ -158,7 +158,7 @@ def test_command(tmp_path):
 
 def test_says_how_to_get_the_tpu_compiler(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ValueError, match=r'simclr_jax\[tpu-compile\].*--quick'):
+  with pytest.raises(ValueError, match=r'\.\[tpu-compile\].*--quick'):
     compiling.compile_tpu(
       small_run.CONFIG, topology.parse('v5e:1x1'), timeout=1.0
     )

@@ -52,17 +52,6 @@ ROWS = [
     )
   ),
   Row(
-    'finetune: nothing is wrong',
-    'finetune',
-    _given(
-      '--config.labels.per_class=8',
-      '--config.train.batch_size=16',
-      '--config.train.duration=2 steps',
-    ),
-    r'fine-tuned +[0-9.]+% \[',
-    code=0,
-  ),
-  Row(
     'finetune: unknown field',
     'finetune',
     _given('--config.labels.fractoin=0.1'),

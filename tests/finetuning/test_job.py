@@ -25,7 +25,7 @@ from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import saver as saver_lib
-from tests import small_run
+from tests import multi_process, small_run
 
 PRETRAINED = config_lib.replace(
   small_run.CONFIG,
@@ -57,6 +57,29 @@ STAGE = finetune_lib.read_finetune(
       'batch_size': 32,
       'duration': '12 steps',
       'log_every': '4 steps',
+      'diagnostics_every': '0 steps',
+    },
+  }
+)
+
+STUDENT = finetune_lib.read_distill(
+  {
+    # So short a fine-tuning makes a teacher that hardly prefers a class.
+    'temperature': 0.05,
+    'labelled_weight': 0.25,
+    'use_holdout': True,
+    'evaluate_every': '12 steps',
+    'num_bootstrap': 100,
+    'optim': {
+      'base_lr': 0.01,
+      'name': 'adam',
+      'lr_scaling': 'none',
+      'warmup': '0 steps',
+    },
+    'train': {
+      'batch_size': 32,
+      'duration': '24 steps',
+      'log_every': '1 steps',
       'diagnostics_every': '0 steps',
     },
   }
@@ -104,6 +127,12 @@ def finished(start, mesh, tmp_path_factory):
   return workdir, found
 
 
+def _lines(workdir, name):
+  """Lines of metrics.jsonl that have it."""
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [x for x in map(json.loads, text.splitlines()) if name in x]
+
+
 def test_the_table_has_every_method_on_the_same_labels(finished):
   workdir, found = finished
   assert json.loads((workdir / job.RESULT).read_text()) == found
@@ -123,14 +152,9 @@ def test_the_table_has_every_method_on_the_same_labels(finished):
 
 def test_the_holdout_chose_the_step(finished):
   workdir, found = finished
-  lines = [
-    json.loads(line)
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-  ]
   judged = {
     line['step']: line['holdout_top1']
-    for line in lines
-    if 'holdout_top1' in line
+    for line in _lines(workdir, 'holdout_top1')
   }
   assert list(judged) == [4, 8, 12]
   row = found['rows'][0]
@@ -305,9 +329,9 @@ def test_the_encoders_own_workdir_is_refused(start, mesh):
     job.finetune(STAGE, start, workdir=workdir, mesh=mesh)
 
 
-def test_a_student_learns_from_the_teacher(
-  finished, mesh, tmp_path, monkeypatch
-):
+@pytest.fixture(scope='module')
+def student(finished, mesh, tmp_path_factory):
+  """(workdir, report) of a student of `finished`."""
   open_blocks = []
 
   @contextlib.contextmanager
@@ -322,54 +346,87 @@ def test_a_student_learns_from_the_teacher(
     assert not open_blocks  # With several processes it is a collective.
     return make_extend_fn(*args)
 
-  monkeypatch.setattr(processes, 'together', together)
-  monkeypatch.setattr(distillation, '_make_extend_fn', outside)
+  workdir = tmp_path_factory.mktemp('student')
   teacher = checkpoint.load_encoder(finished[0], step='best')
-  stage = finetune_lib.read_distill(
-    {
-      # So short a fine-tuning makes a teacher that hardly prefers a class.
-      'temperature': 0.05,
-      'labelled_weight': 0.25,
-      'use_holdout': True,
-      'evaluate_every': '12 steps',
-      'num_bootstrap': 100,
-      'optim': {
-        'base_lr': 0.01,
-        'name': 'adam',
-        'lr_scaling': 'none',
-        'warmup': '0 steps',
-      },
-      'train': {
-        'batch_size': 32,
-        'duration': '24 steps',
-        'log_every': '1 steps',
-        'diagnostics_every': '0 steps',
-      },
-    }
-  )
-  found = distillation.distill(stage, teacher, workdir=tmp_path, mesh=mesh)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(processes, 'together', together)
+    patch.setattr(distillation, '_make_extend_fn', outside)
+    found = distillation.distill(STUDENT, teacher, workdir=workdir, mesh=mesh)
+  return workdir, found
+
+
+def test_a_student_learns_from_the_teacher(student, finished):
+  workdir, found = student
   assert [row['kind'] for row in found['rows']] == ['teacher', 'distill']
   of_teacher = found['rows'][0]['accuracy']
   assert of_teacher['top1'] == finished[1]['rows'][0]['accuracy']['top1']
   # Without the teacher's holdout.
   assert found['data']['train']['num_examples'] == 1442 - 40
-  lines = [
-    json.loads(line)
-    for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
-  ]
-  losses = [line for line in lines if 'teacher_entropy' in line]
+  losses = _lines(workdir, 'teacher_entropy')
   apart = []  # Kullback-Leibler, nats.
   for line in losses:
     mixture = line['loss'] - 0.25 * line['label_loss']
     apart.append(mixture / 0.75 - line['teacher_entropy'])
   assert min(apart) > -1e-4
   assert np.mean(apart[-4:]) < 0.8 * np.mean(apart[:2])
-  passport = checkpoint.load_encoder(tmp_path).passport
+  teacher = checkpoint.load_encoder(finished[0], step='best')
+  passport = checkpoint.load_encoder(workdir).passport
   assert passport['objective'] == 'distill'
   assert passport['config']['model']['head'] == 'none'
   assert passport['distill']['teacher']['fingerprint'] == teacher.fingerprint
   assert passport['distill']['labelled']['num_fit'] == 160
   assert passport['data']['class_names'] == [str(k) for k in range(10)]
+
+
+def _config_file(path, config):
+  """A file for --config."""
+  values = json.dumps(config_lib.to_dict(config))
+  path.write_text(
+    'import json\nfrom ml_collections import ConfigDict\n'
+    f'def get_config():\n  return ConfigDict(json.loads({values!r}))\n'
+  )
+  return path
+
+
+def test_commands_as_two_processes_give_what_one_gives(
+  start, finished, student, tmp_path
+):
+  encoder = os.path.dirname(os.path.dirname(start.path))
+  labels, distilled = tmp_path / 'labels', tmp_path / 'distilled'
+  for command, config, checkpoint_of, workdir, flags in (
+    (
+      *('label_efficiency', STAGE, encoder, labels),
+      ('--labels=20', '--seeds=1', '--methods=finetune'),
+    ),
+    ('distill', STUDENT, finished[0], distilled, ()),
+  ):
+    file = _config_file(tmp_path / f'{command}.py', config)
+    with multi_process.Processes(
+      (
+        f'--config={file}',
+        f'--checkpoint={checkpoint_of}',
+        f'--workdir={workdir}',
+        *flags,
+      ),
+      module=f'simclr_jax.{command}',
+      count=2,
+      devices=1,
+      logs=tmp_path / 'logs' / command,
+    ) as running:
+      running.finish()
+      tables = ['\n-----' in running.log(k) for k in range(2)]
+      assert tables == [True, False]  # One of them says it.
+  trained = labels / 'labels_20_per_class' / 'seed0'
+  assert _losses(trained) == pytest.approx(_losses(finished[0]), rel=1e-5)
+  want, got = _losses(student[0]), _losses(distilled)
+  assert len(want) == len(got) == 24
+  # What sums in another order change, Adam makes more of with every step.
+  assert got[0] == pytest.approx(want[0], rel=1e-5)
+  assert got[:3] == pytest.approx(want[:3], rel=5e-3)
+
+
+def _losses(workdir):
+  return [line['loss'] for line in _lines(workdir, 'loss')]
 
 
 def test_who_is_no_teacher(start, mesh, tmp_path, finished):
