@@ -7,6 +7,7 @@ on where those before them ended: a page finds what another one made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -167,7 +168,14 @@ def run_page(
       module, arguments = _module(words)
       if '--help' not in arguments:
         arguments = shrink(module, arguments)
-      done = server.run(module, arguments, cwd=place, timeout=400)
+      done = server.run(
+        module,
+        arguments,
+        cwd=place,
+        timeout=400,
+        # Else each command would import it for TensorBoard.
+        tensorflow=importlib.util.find_spec('tensorflow') is not None,
+      )
       assert done.code == 0, f'{block}: {words}: {done.err[-3000:]}'
       ran.append(Ran(module, done.out, done.err))
   return ran
