@@ -16,11 +16,6 @@ import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
-
-from simclr_jax.training import checkpoint
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _START = """
 import runpy, sys
@@ -167,21 +162,3 @@ def free_port() -> int:
     free.bind(('127.0.0.1', 0))
     port: int = free.getsockname()[1]
   return port
-
-
-def states_differ(
-  first: pathlib.Path, second: pathlib.Path, step: int
-) -> float:
-  """Largest difference of any array, relative to its largest value."""
-  a, b = (
-    jax.tree_util.tree_leaves_with_path(
-      checkpoint.load_state_arrays(workdir, step=step)
-    )
-    for workdir in (first, second)
-  )
-  assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 100
-  return max(
-    float(np.max(np.abs(x - y), initial=0) / max(np.max(np.abs(x)), 1e-3))
-    for (_, x), (_, y) in zip(a, b, strict=True)
-    if x.dtype.kind == 'f'
-  )

@@ -8,13 +8,15 @@ import re
 import shutil
 import signal
 
+import jax
+import numpy as np
 import pytest
 
 from simclr_jax import console, knn, linear_probe
 from simclr_jax.training import checkpoint
 from simclr_jax.training import metrics as metrics_lib
 from tests import command_flags
-from tests.multi_process import TINY, Processes, states_differ
+from tests.multi_process import TINY, Processes
 
 TOTAL = 6
 # Process 1 is told to stop in the evaluation after this step, which is then
@@ -93,6 +95,22 @@ def runs(tmp_path_factory, cache):
     (held,) = re.findall(r'fsdp: (.*) of (.*) MiB of', four.log(0))
   assert float(held[0]) < 0.5 * float(held[1]), held
   return folder, logs
+
+
+def states_differ(first, second, step):
+  """Largest difference of any array, relative to its largest value."""
+  a, b = (
+    jax.tree_util.tree_leaves_with_path(
+      checkpoint.load_state_arrays(workdir, step=step)
+    )
+    for workdir in (first, second)
+  )
+  assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 100
+  return max(
+    float(np.max(np.abs(x - y), initial=0) / max(np.max(np.abs(x)), 1e-3))
+    for (_, x), (_, y) in zip(a, b, strict=True)
+    if x.dtype.kind == 'f'
+  )
 
 
 def lines(workdir, name):
