@@ -104,9 +104,8 @@ def _limits(card: card_lib.Card) -> list[str]:
   """What the check lets pass, at the end."""
   run = card.runs[0]
   points = check.compare(card, run.curve, run.final)
-  last = {p.metric: p for p in points if p.epoch is not None}
   found = []
-  for name, point in (last | {p.metric: p for p in points}).items():
+  for name, point in {p.metric: p for p in points}.items():
     low, high = point.expected.low, point.expected.high
     where = f'epoch {point.epoch}' if point.epoch else 'last checkpoint'
     ends = f'{low:.2f} to {high:.2f}'

@@ -23,6 +23,8 @@ def underscored(argv: Sequence[str], known: Container[str]) -> list[str]:
       break
     name, equals, value = argument.partition('=')
     bare = name.lstrip('-').replace('-', '_')
+    if bare not in known and bare.removeprefix('no_') in known:
+      bare = f'no{bare.removeprefix("no_")}'
     if name.startswith('-') and (
       bare in known or bare.removeprefix('no') in known
     ):

@@ -59,7 +59,7 @@ _SMALL_LABELS = '--config.labels.per_class=4'
 # The plan for other machines trains nothing, and takes the recipe as it is.
 _SMALL_PLAN = ('--nomeasure_input', '--quick')
 _STAGES: Mapping[str, Sequence[str]] = {
-  'finetune': (*_SMALL_STAGE, '--config.labels.per_class=4'),
+  'finetune': (*_SMALL_STAGE, _SMALL_LABELS),
   'label_efficiency': (*_SMALL_STAGE, '--labels=2', '--seeds=1'),
   'distill': (*_SMALL_STAGE, '--config.optim.warmup=0 steps'),
 }

@@ -16,6 +16,7 @@ KNOWN = ('check_recipe', 'workdir', 'no_way', 'data_dir')
     ('--check-recipe', '--check_recipe'),
     ('-check-recipe', '--check_recipe'),
     ('--nocheck-recipe', '--nocheck_recipe'),
+    ('--no-check-recipe', '--nocheck_recipe'),
     ('--no-way', '--no_way'),
     ('--data-dir=/a-b', '--data_dir=/a-b'),
     ('--workdir=a-b', '--workdir=a-b'),

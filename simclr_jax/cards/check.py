@@ -143,6 +143,9 @@ def check_recipe(
   if found is None:
     notes += lookup.published_of(config, published)
     return Verdict(None, (), None, tuple(notes))
+  if not passport.get('derived'):
+    notes.append('the passport does not say how long an epoch is: too old')
+    return Verdict(found, (), None, tuple(notes))
   records = metrics_lib.read_lines(workdir / metrics_lib.FILE_NAME)
   curve = run_curve(passport, records)
   total = passport['derived']['total_steps']

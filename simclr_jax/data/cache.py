@@ -16,6 +16,8 @@ from absl import logging
 from etils import epath
 import numpy as np
 
+FOLDER = 'data_cache'
+
 
 def folder(workdir: epath.PathLike | None) -> pathlib.Path:
   """Where to keep them: inside a local workdir, else with the user's caches.
@@ -25,7 +27,7 @@ def folder(workdir: epath.PathLike | None) -> pathlib.Path:
   """
   local = '' if workdir is None else os.fspath(workdir)
   if local and '://' not in local:
-    return pathlib.Path(local) / 'data_cache'
+    return pathlib.Path(local) / FOLDER
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return pathlib.Path(base) / 'simclr_jax'
 

@@ -337,15 +337,13 @@ def make_report(
   }
 
 
-def write_json(file: epath.Path, report: Report) -> None:
-  """Writes a report; OSError says which file, and what to do."""
+def write_json(file: epath.Path, report: Report, *, hint: str = '') -> None:
+  """Writes a report; OSError says which file, and what to do (`hint`)."""
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
   except OSError as error:
-    raise OSError(
-      f'{file} cannot be written ({error}); name another file with --out'
-    ) from error
+    raise OSError(f'{file} cannot be written ({error}){hint}') from error
 
 
 def write_report(
@@ -390,7 +388,7 @@ def write_report(
     show_fn(report)
   with processes.together():
     if jax.process_index() == 0:
-      write_json(file, report)
+      write_json(file, report, hint='; name another file with --out')
   if out is not None:
     return report
   # Not the run's own metrics.jsonl, which a running pretraining has open.

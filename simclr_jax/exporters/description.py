@@ -13,6 +13,7 @@ from simclr_jax.training import ancestry, checkpoint
 
 # Fields whose text is the folder of somebody's machine.
 _FOLDERS = ('data_dir', 'path', 'source', 'from', 'checkpoint')
+_MOVED = ('data.path:', 'data.data_dir:')
 
 
 def license_note(network: Network, options: Options) -> str:
@@ -79,9 +80,12 @@ def public(passport: Mapping[str, Any]) -> dict[str, Any]:
 
   def cleaned(value: Any, field: str = '') -> Any:
     if isinstance(value, Mapping):
-      return {k: cleaned(v, str(k)) for k, v in value.items()}
+      return {
+        k: cleaned(v, str(k)) for k, v in value.items() if k != 'xla_flags'
+      }
     if isinstance(value, (list, tuple)):
-      return [cleaned(v) for v in value]
+      # Changed fields of a run that went on, 'data.path: old -> new'.
+      return [cleaned(v) for v in value if not str(v).startswith(_MOVED)]
     if not isinstance(value, str):
       return value
     for place in places:

@@ -96,9 +96,13 @@ def nearest(run: RunData, judged: Judged) -> document.Section:
   if judged.labelled:
     frames = ' Blue frames: the same class; orange: another.'
     frames += f' {told.saw}'
-    shares = ' Of the same class: ' + ', '.join(
-      f'{_share(match):.0%} ({title})' for title, match in matches.items()
+    known = {title: _share(match) for title, match in matches.items()}
+    told_shares = ', '.join(
+      f'{share:.0%} ({title})'
+      for title, share in known.items()
+      if not np.isnan(share)
     )
+    shares = f' Of the same class: {told_shares}' if told_shares else ''
   return document.Section(
     'Nearest neighbours',
     f'{"Training" if same else "Held-out"} pictures and the '

@@ -26,6 +26,7 @@ from typing import Any
 
 from absl import logging
 
+from simclr_jax.data import cache
 from simclr_jax.data.names import printable
 from simclr_jax.data.sources import parquet_schema
 from simclr_jax.retrieval import atomic, members, shards
@@ -34,7 +35,7 @@ from simclr_jax.retrieval.identity import Identity, identity_from_json
 STARTED, MANIFEST = 'embedding_run.json', 'embeddings.json'
 SKIPPED = 'skipped_files.txt'
 LOOKING = '.looking-'  # what `opening.workdir` makes
-_OLD_SECONDS = 24 * 3600.0
+_OLD_SECONDS, _RECENT_SECONDS = 24 * 3600.0, 60.0
 
 
 def claim(out: pathlib.Path, identity: Identity, about: Any) -> None:
@@ -56,8 +57,8 @@ def claim(out: pathlib.Path, identity: Identity, about: Any) -> None:
     check_same(before, identity, out, hint=_hint(out, about))
     if is_grown(out):
       raise ValueError(
-        f'--out={out} has been added to since it held these pictures alone; '
-        'give --add'
+        f'--out={out} has been added to since it held these pictures alone: '
+        'put the others back and give --add, or embed into a new --out'
       )
     return
   check_free(out)
@@ -73,7 +74,7 @@ def check_free(out: pathlib.Path) -> None:
   if (out / STARTED).exists() or not out.exists():
     return
   # The check of a folder of pictures may have been here first.
-  ours = {SKIPPED, 'data_cache'}
+  ours = {SKIPPED, cache.FOLDER}
   names = sorted(path.name for path in out.iterdir())
   if others := [name for name in names if name not in ours]:
     raise ValueError(
@@ -173,6 +174,20 @@ def write_skipped(folder: pathlib.Path, bad: Sequence[tuple[str, str]]) -> None:
     if (folder / SKIPPED).read_bytes() == content:
       return
   atomic.write_atomically(folder / SKIPPED, content)
+
+
+def is_being_written(folder: pathlib.Path) -> bool:
+  """Whether another command computes a shard of it, or did just now."""
+  for path in folder.glob(f'{shards.HIDDEN}*.tmp'):
+    with contextlib.suppress(OSError), open(path, 'r+b') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        return True
+  with contextlib.suppress(OSError):
+    # Between two shards nothing is locked.
+    return time.time() - folder.stat().st_mtime < _RECENT_SECONDS
+  return False
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:

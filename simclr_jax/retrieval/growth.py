@@ -115,13 +115,15 @@ def add(
     with processes.together():
       if jax.process_index() == 0:
         publish(before, EmbeddingSet(target), about, num_bad=len(bad))
+        embedding_files.remove_unfinished(out)
   num_rows = 0
   with processes.together():
     if jax.process_index() == 0:
       after = EmbeddingSet(out)
       num_rows = len(after)
       bad += [(b.path, b.reason) for each in after.bad() for b in each]
-      embedding_files.write_skipped(out, bad)
+      if new.num_examples:  # Else embeddings.json counts those of before.
+        embedding_files.write_skipped(out, bad)
   num_rows = processes.from_first(num_rows)
   return completion.Embedded(out, num_rows, tuple(bad), computed)
 
@@ -140,6 +142,12 @@ def find_new(
     ValueError: If a picture of the set is gone, has changed, or has another
       class: names them.
   """
+  split = before.stated('input').get('split')
+  if split != found.split:
+    raise ValueError(
+      f'{before.folder} was made with --split={split}, not {found.split}: give '
+      'the same, or embed into a new --out'
+    )
   names = _names(before)
 
   def divide(whole: Source) -> list[list[int]]:
@@ -158,7 +166,8 @@ def find_new(
           gone.append(name)
       old.append(here)
     if gone:
-      raise _stale(before, whole, 'are not there any more', gone)
+      which = f'{len(gone)} pictures ({_list(gone)})'
+      raise _stale(before, whole, which, 'are not there any more')
     return [*old, sorted(i for left in rows.values() for i in left)]
 
   *old, new = folder_source.make_parts(
@@ -166,8 +175,11 @@ def find_new(
   )
   for member, part in zip(before.members, old, strict=True):
     if part.fingerprint != member.identity.source:
+      # File times are a hint alone: some copies keep them, some edits too.
+      newer = _newer(before, part)
+      hint = f' (written since: {_list(newer)})' if newer else ''
       raise _stale(
-        before, part, 'have changed, or their class has', _newer(before, part)
+        before, part, f'pictures{hint}', 'have changed, or their class has'
       )
   return new
 
@@ -218,12 +230,10 @@ def _newer(before: EmbeddingSet, part: Source) -> list[str]:
 
 
 def _stale(
-  before: EmbeddingSet, source: Source, what: str, names: Sequence[str]
+  before: EmbeddingSet, source: Source, which: str, what: str
 ) -> ValueError:
-  which = f'{len(names)} pictures' if names else 'pictures'
-  shown = f' ({_list(names)})' if names else ''
   return ValueError(
-    f'{which} of {before.folder} {what}{shown}: their embeddings would be '
+    f'{which} of {before.folder} {what}: their embeddings would be '
     f'found although {source.name} does not hold such a picture. --add takes '
     'new ones alone; put them back, or embed into a new --out'
   )
@@ -291,6 +301,8 @@ def _remove_left_over(
   """Removes what killed commands began to add, of which the set has less."""
   kept = {member.folder.name for member in whole}
   for path in out.glob('added-*'):
-    if path.name not in kept and 0 < members.number_of(path.name) < len(whole):
+    if path.name in kept or not 0 < members.number_of(path.name) < len(whole):
+      continue
+    if not embedding_files.is_being_written(path):
       logging.info('%s was never finished and is removed', path)
       shutil.rmtree(path, ignore_errors=True)

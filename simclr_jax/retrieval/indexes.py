@@ -264,7 +264,7 @@ def _read(
   except ValueError as error:
     logging.warning('%s; the index is built again', error)
     return None
-  if found.get('embeddings') in earlier:
+  if str(found.get('embeddings')) in earlier:
     logging.info(
       'pictures were added since %s was built; it is built anew', path
     )

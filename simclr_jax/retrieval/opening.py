@@ -14,9 +14,8 @@ import shutil
 import tempfile
 import uuid
 
+from simclr_jax.data import cache
 from simclr_jax.retrieval import embedding_files
-
-CACHE = 'data_cache'
 
 
 @contextlib.contextmanager
@@ -36,10 +35,12 @@ def workdir(out: pathlib.Path) -> Iterator[pathlib.Path]:
     kept = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
   with kept as name:
     copy = pathlib.Path(name)
-    if (out / CACHE).is_dir():
+    if (out / cache.FOLDER).is_dir():
       # Without what other processes have half written.
       shutil.copytree(
-        out / CACHE, copy / CACHE, ignore=shutil.ignore_patterns('*.tmp')
+        out / cache.FOLDER,
+        copy / cache.FOLDER,
+        ignore=shutil.ignore_patterns('*.tmp'),
       )
     yield copy
 
@@ -48,8 +49,8 @@ def keep(looked: pathlib.Path, out: pathlib.Path) -> None:
   """Moves what was found out to `out`, whose embeddings are of this data."""
   if looked == out:
     return
-  for file in sorted((looked / CACHE).glob('*')):
-    target = out / CACHE / file.name
+  for file in sorted((looked / cache.FOLDER).glob('*')):
+    target = out / cache.FOLDER / file.name
     # copytree keeps times: a file that is as it was is not written again.
     if target.exists() and target.stat().st_mtime_ns == file.stat().st_mtime_ns:
       continue

@@ -1,4 +1,4 @@
-"""What every result file says of how it came to be."""
+"""How a result file came to be, for jobs that judge, embed and search."""
 
 from __future__ import annotations
 

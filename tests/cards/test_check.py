@@ -146,6 +146,15 @@ def test_before_the_first_epoch_there_is_a_card_and_nothing_to_compare(card):
   )
 
 
+def test_a_passport_without_the_length_of_an_epoch(workdir, card, monkeypatch):
+  loaded = checkpoint.load_encoder(workdir)
+  old = dataclasses.replace(loaded, passport={**loaded.passport, 'derived': {}})
+  monkeypatch.setattr(checkpoint, 'load_encoder', lambda *_, **__: old)
+  verdict = _check(workdir, card)
+  assert verdict.passed is None and cards.exit_code(verdict) == 2
+  assert 'how long an epoch is' in verdict.notes[0]
+
+
 def test_process_0_decides_for_all(card, monkeypatch, capsys):
   """What this process has read of a file that is being written says FAIL."""
   monkeypatch.setattr(check.processes, 'from_first', lambda code: 0)

@@ -249,8 +249,19 @@ def test_the_card_says_how_the_weights_came_about(
   passport['lineage'] = (
     []
     if objective != 'simclr'
-    else [{'from': LINK['path'], 'checkpoint': LINK['path'], 'step': 1}]
+    else [
+      {
+        'from': LINK['path'],
+        'checkpoint': LINK['path'],
+        'step': 1,
+        'changes': [
+          "data.path: '/home/somebody/old' -> '/home/somebody/new'",
+          'train.batch_size: 64 -> 32',
+        ],
+      }
+    ]
   )
+  passport['software']['xla_flags'] = '--xla_dump_to=/home/somebody/dump'
   if objective == 'imported':
     passport |= {'step': 0, 'derived': {}}
     passport['preprocessing'] |= {'mean': [0.5] * 3, 'std': [0.25] * 3}
@@ -269,6 +280,7 @@ def test_the_card_says_how_the_weights_came_about(
   assert ('SimCLR' in card) == (objective in ('simclr', 'finetune'))
   assert ('(picture - [0.5' in card) == (objective == 'imported')
   assert 'somebody' not in card and 'somebody' not in described
+  assert ('batch_size: 64 -> 32' in described) == (objective == 'simclr')
   if objective == 'finetune':
     assert 'mine/checkpoints/3' in described
 

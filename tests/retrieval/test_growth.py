@@ -1,5 +1,6 @@
 """Pictures added to a finished set: what stays, what comes, what is refused."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -201,6 +202,11 @@ def _changed(place):
   paint(place / 'pictures' / 'm3.png', 99)
 
 
+def _changed_long_ago(place):
+  _changed(place)
+  os.utime(place / 'pictures' / 'm3.png', (1, 1))
+
+
 def _renamed(place):
   (place / 'pictures' / 'm3.png').rename(place / 'pictures' / 'n.png')
 
@@ -216,9 +222,10 @@ def _no_set(place):
 @pytest.mark.parametrize(
   'change,options,what',
   [
-    (_removed, {}, r'1 pictures of .* are not there any more \(m3.png\)'),
-    (_changed, {}, r'1 pictures of .* have changed.* \(.*m3.png\)'),
-    (_renamed, {}, r'are not there any more \(m3.png\)'),
+    (_removed, {}, r'1 pictures \(m3.png\) of .* are not there any more'),
+    (_changed, {}, r'pictures \(written since: .*m3.png\) of .* have changed'),
+    (_changed_long_ago, {}, r'^pictures of .* have changed, or their class'),
+    (_renamed, {}, r'\(m3.png\) of .* are not there any more'),
     (grow, {'dtype': 'float16'}, 'dtype: float32 -> float16'),
     (grow, {'outputs': ('h',)}, "dims: {'h': 32, 'z': 4} -> {'h': 32}"),
     (grow, {'shard_rows': 9}, 'shard_rows: 2 -> 9'),
@@ -270,7 +277,7 @@ def test_without_add_it_is_said_what_to_do(workdir, place):
     (place / 'pictures' / name).with_suffix('.png').unlink(missing_ok=True)
   (place / 'pictures' / 'y.jpg').unlink()
   before = contents(place)
-  with pytest.raises(ValueError, match='has been added to since'):
+  with pytest.raises(ValueError, match='since .* put the others back'):
     embed(workdir, place / 'pictures', place / 'e', **OPTIONS)
   assert contents(place) == before
 
@@ -325,6 +332,7 @@ def test_what_was_begun_of_other_pictures_is_removed(workdir, place):
   with pytest.raises(computing.Stopped):
     add(workdir, place, stop_fn=lambda: next(asked) == 1)
   (left,) = out.glob('added-*')
+  os.utime(left, (1, 1))  # Else somebody might be at it.
   paint(place / 'pictures' / 'zz.png', 40)
   assert add(workdir, place).num_rows == 9
   (kept,) = out.glob('added-*')
@@ -344,11 +352,42 @@ def test_two_commands_at_once_never_give_an_id_twice(workdir, place):
   assert (out / 'embeddings.json').read_bytes() == text
   # Other pictures, chosen when the set was still the old one.
   paint(place / 'more' / 'n.png', 50)
-  embed(workdir, place / 'more', out / 'added-00001-0', **OPTIONS)
-  other = EmbeddingSet(out / 'added-00001-0')
+  embed(workdir, place / 'more', out / 'added-00001-01234567', **OPTIONS)
+  other = EmbeddingSet(out / 'added-00001-01234567')
   with pytest.raises(ValueError, match='another command has added'):
     growth.publish(before, other, {}, num_bad=0)
   assert (out / 'embeddings.json').read_bytes() == text
+
+
+def test_what_others_compute_is_not_removed(workdir, place):
+  """Nor what was made just now; what was left over long ago is."""
+  out = place / 'e'
+  kinds = ('written', 'recent', 'old')
+  folders = [out / f'added-00001-{k:08x}' for k in range(3)]
+  for kind, folder in zip(kinds, folders, strict=True):
+    folder.mkdir()
+    (folder / '.part-00000.x.tmp').write_bytes(b'')
+    (folder / kind).write_text('')
+  looked = [out / '.looking-old', out / '.looking-new']
+  for path in looked:
+    path.mkdir()
+  for path in (folders[0], folders[2], looked[0]):
+    os.utime(path, (1, 1))
+  grow(place)
+  with open(folders[0] / '.part-00000.x.tmp', 'r+b') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    add(workdir, place)
+  assert [folder.exists() for folder in folders] == [True, True, False]
+  assert [path.exists() for path in looked] == [False, True]
+
+
+def test_another_split_is_no_change_of_pictures(workdir, place):
+  grow(place)
+  manifest = json.loads((place / 'e' / 'embeddings.json').read_text())
+  manifest['input']['split'] = 'train'
+  (place / 'e' / 'embeddings.json').write_text(json.dumps(manifest))
+  with pytest.raises(ValueError, match='was made with --split=train, not'):
+    add(workdir, place)
 
 
 def test_transforms_and_indexes_follow(workdir, place):

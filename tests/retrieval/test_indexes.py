@@ -139,6 +139,17 @@ def test_a_damaged_index_is_built_again(vectors, exact, mesh, tmp_path, what):
   assert stated['num_rows'] == N
 
 
+def test_a_description_of_another_form_is_of_no_index_of_these(
+  vectors, mesh, tmp_path
+):
+  found = fake_set.write(tmp_path / 'e', vectors[:64])
+  indexes.open_index(found, VIEW, kind='ivf', mesh=mesh)
+  path = found.folder / 'index' / 'ivf-h-cosine.json'
+  path.write_text('{"embeddings": []}')
+  with pytest.raises(ValueError, match='give --rebuild'):
+    indexes.open_index(found, VIEW, kind='ivf', mesh=mesh)
+
+
 def test_few_rows_are_nothing_to_warn_of(vectors, mesh, tmp_path, capfd):
   """FAISS does, on the stderr of its C++ code."""
   found = fake_set.write(tmp_path / 'e', vectors[:32])
