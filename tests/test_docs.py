@@ -88,10 +88,11 @@ def test_questions_state_the_weights_of_negatives_by_temperature():
 def test_questions_name_every_measured_card():
   text = (ROOT / 'docs/faq.md').read_text()
   cards = sorted((ROOT / 'simclr_jax/cards/measured').glob('*.json'))
-  assert len(cards) == 1 and 'a card of one recipe' in text
+  assert len(cards) == 2 and 'cards of two recipes' in text
   for path in cards:
-    name = json.loads(path.read_text())['name']
-    assert f'`{name}`' in text
+    card = json.loads(path.read_text())
+    count = {4: 'four', 8: 'eight'}[len(card['runs'])]
+    assert re.search(rf'`{card["name"]}` \([^)]*{count}\s+seeds\)', text)
 
 
 def test_start_explains_every_extra():
