@@ -120,7 +120,10 @@ def _sections(
     'Training': lambda: curves.training(run),
     'Embeddings during training': lambda: curves.embeddings(run),
     'Similarities': lambda: similarities.section(run),
-    'Accuracy by step': lambda: judged_steps.section(run),
+    'Accuracy by step': lambda: judged_steps.section(
+      run,
+      num_test=judged.test.num_examples if judged and judged.held_out else 0,
+    ),
     'h against z': lambda: layers.section(run),
     'Nearest neighbours': lambda: drawn(pictures.nearest, 'Nearest neighbours'),
     'Map of embeddings': lambda: drawn(

@@ -7,6 +7,9 @@ import json
 import re
 from typing import Any
 
+import numpy as np
+
+from simclr_jax.evaluation import intervals as intervals_lib
 from simclr_jax.evaluation import jobs, transform_probe
 from simclr_jax.reports import document, figures
 from simclr_jax.reports.run_data import RunData, finite
@@ -16,8 +19,16 @@ _MONITOR = 'kNN during training'
 _JOBS = {'linear_probe': 'linear probe', 'knn': 'kNN'}
 
 
-def section(run: RunData) -> document.Section | document.Missing:
-  """One line for each way of judging, with intervals where there are any."""
+def section(
+  run: RunData, *, num_test: int = 0
+) -> document.Section | document.Missing:
+  """One line for each way of judging, with intervals.
+
+  Args:
+    run: To show.
+    num_test: Held-out pictures that the monitor has judged on; 0 if that is
+      not known, then its line has no intervals.
+  """
   measured, notes = _measured(run)
   lines = [
     figures.Line(
@@ -28,9 +39,14 @@ def section(run: RunData) -> document.Section | document.Missing:
     for name, by_step in sorted(measured.items())
   ]
   if monitor := finite(run.series('knn_top1')):
-    lines.append(figures.Line(_MONITOR, monitor))
+    intervals = [
+      _of_share(top1, num_test, run.config.knn.num_bootstrap)
+      for _, top1 in monitor
+      if num_test
+    ]
+    lines.append(figures.Line(_MONITOR, monitor, intervals or None))
     notes.append(
-      f'{_MONITOR} has no interval, and judges with a bank of at most '
+      f'{_MONITOR} judges with a bank of at most '
       f'{run.config.monitor.knn_max_bank:,} training pictures '
       '(monitor.knn_max_bank).'
     )
@@ -80,6 +96,16 @@ def _pictures(lines: Sequence[figures.Line]) -> tuple[document.Picture, ...]:
       figures.to_png(figures.curve(lines, title='top-1', percent=True)),
       alt=f'Top-1 accuracy by step. Last: {last}.',
     ),
+  )
+
+
+def _of_share(
+  top1: float, num_test: int, num_bootstrap: int
+) -> tuple[float, float]:
+  """The interval that the monitor would have found: only a share is logged."""
+  correct_n = np.arange(num_test) < round(top1 * num_test)
+  return intervals_lib.bootstrap_accuracy(
+    correct_n, num_resamples=num_bootstrap
   )
 
 

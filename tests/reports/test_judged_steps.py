@@ -4,6 +4,7 @@ import json
 import types
 
 from etils import epath
+import numpy as np
 import pytest
 
 from simclr_jax.reports import document, judged_steps, run_data
@@ -48,9 +49,20 @@ def test_numbers_that_are_not_comparable_share_no_line(tmp_path):
     ('kNN during training', '10', '35.0%'),
   ]
   assert table.rows[1][2].note == '20.0% to 40.0%'
-  assert table.rows[4][2].note == '' and 'no interval' in section.notes[0]
+  assert table.rows[4][2].note == '' and 'knn_max_bank' in section.notes[0]
   (picture,) = section.pictures
   assert 'linear probe 40.0% at step 20' in picture.alt
+
+
+def test_the_monitors_interval_is_that_of_its_share(tmp_path):
+  monitor = [{'step': 10, 'knn_top1': 0.35}, {'step': 20, 'knn_top1': 0.8}]
+  section = judged_steps.section(_run(tmp_path, monitor), num_test=400)
+  for row, share in zip(section.tables[0].rows, (0.35, 0.8), strict=True):
+    low, high = (float(x.rstrip('%')) / 100 for x in row[2].note.split(' to '))
+    # Of the normal distribution, for so many.
+    half = 1.96 * np.sqrt(share * (1 - share) / 400)
+    assert low == pytest.approx(share - half, abs=0.2 * half)
+    assert high == pytest.approx(share + half, abs=0.2 * half)
 
 
 def test_one_step_is_a_table_alone(tmp_path):
