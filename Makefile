@@ -9,6 +9,8 @@ DEMO ?= runs/demo
 # in the order of tests/conftest.py.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
+# Commands of README and guides, run one behind the other.
+STORIES := tests/test_documented_stories.py
 # What only an environment with PyTorch can run.
 TORCH_TESTS := tests/importers/test_import_torch.py tests/exporters/test_export_formats.py
 
@@ -21,7 +23,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo test test-no-tf test-torch lint format docs golden-configs clean
+.PHONY: help install install-dev demo test test-docs test-no-tf test-torch lint format docs golden-configs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
@@ -57,8 +59,11 @@ demo: $(INSTALLED) ## pretrain on real digits, probe, kNN, report, check (3 minu
 	$(BIN)/python -m simclr_jax.report --workdir=$(DEMO)
 	$(BIN)/python -m simclr_jax.report --workdir=$(DEMO) --check_recipe
 
-test: $(INSTALLED_DEV) ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(INSTALLED_DEV) ## all tests but those of the next three
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore=$(STORIES)
+
+test-docs: $(INSTALLED_DEV) ## run the commands of README and guides (2 minutes)
+	$(BIN)/python -m pytest $(STORIES) tests/test_code_blocks.py
 
 test-no-tf: ## every command, in a new environment without TensorFlow
 	PYTHON=$(PYTHON) .ci/no_tf

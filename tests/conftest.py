@@ -34,7 +34,6 @@ SHARED = pathlib.Path(
 # What compiles or starts processes for longest, longest first: begun last, one
 # of them would keep one worker busy after the others have ended.
 SLOW_FILES = (
-  'test_documented_stories.py',
   'training/test_golden_steps.py',
   'training/test_processes_train.py',
   'training/test_step.py',
