@@ -109,7 +109,8 @@ def curve(
     axes.margins(y=0.08)
   plots.style_axes(axes, title + (' (%)' if percent else ''))
   if any(line.label for line in lines):
-    _legend(axes)
+    # Accuracies rise; 'best' sees no intervals.
+    _legend(axes, place='lower right' if percent else 'best')
   return figure
 
 
@@ -257,9 +258,14 @@ def _panel() -> tuple[Figure, Any]:
   return figure, figure.subplots()
 
 
-def _legend(axes: Any) -> None:
+def _legend(axes: Any, *, place: str = 'best') -> None:
   axes.legend(
-    fontsize=8.5, frameon=True, framealpha=0.85, edgecolor=GRID, labelcolor=INK
+    loc=place,
+    fontsize=8.5,
+    frameon=True,
+    framealpha=0.85,
+    edgecolor=GRID,
+    labelcolor=INK,
   )
 
 
