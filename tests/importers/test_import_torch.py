@@ -35,10 +35,21 @@ CONFIG = config_lib.replace(
 )
 
 
+def fill(module):
+  """Gives what PyTorch begins at 0 or 1 other numbers; in inference mode."""
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for name, value in module.state_dict().items():
+      if 'running_var' in name or value.ndim == 1 and 'weight' in name:
+        value.uniform_(0.5, 1.5, generator=generator)
+      elif value.ndim == 1:
+        value.normal_(0, 0.2, generator=generator)
+  return module.eval()
+
+
 def make_resnet(*, cifar_padding: int | None = None, classes: int = 0):
   """torchvision's ResNet-18 with numbers that leave nothing at its default."""
   torch.manual_seed(0)
-  generator = torch.Generator().manual_seed(0)
   module = torchvision.models.resnet18(num_classes=max(classes, 1))
   if not classes:
     module.fc = torch.nn.Identity()
@@ -47,13 +58,7 @@ def make_resnet(*, cifar_padding: int | None = None, classes: int = 0):
       3, 64, kernel_size=3, padding=cifar_padding, bias=False
     )
     module.maxpool = torch.nn.Identity()
-  with torch.no_grad():
-    for name, value in module.state_dict().items():
-      if 'running_var' in name or value.ndim == 1 and 'weight' in name:
-        value.uniform_(0.5, 1.5, generator=generator)
-      elif value.ndim == 1:
-        value.normal_(0, 0.2, generator=generator)
-  return module.eval()
+  return fill(module)
 
 
 def torch_features(module, images):
@@ -227,14 +232,7 @@ def test_timm(tmp_path, images):
   timm = pytest.importorskip('timm')
   torch.manual_seed(0)
   module = timm.create_model('resnet18', num_classes=5)
-  generator = torch.Generator().manual_seed(0)
-  with torch.no_grad():
-    for name, value in module.state_dict().items():
-      if 'running_var' in name or value.ndim == 1 and 'weight' in name:
-        value.uniform_(0.5, 1.5, generator=generator)
-      elif value.ndim == 1:
-        value.normal_(0, 0.2, generator=generator)
-  module.eval()
+  fill(module)
   imported = job.import_checkpoint(
     save(tmp_path / 'timm.safetensors', module.state_dict()),
     'timm',

@@ -10,12 +10,11 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import models, report, reports
-from simclr_jax.evaluation import comparison, intervals
 from simclr_jax.reports import concerns, document, learnt, run_data
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics
 from tests import small_run
-from tests.reports import browser
+from tests.reports import browser, unjudged
 
 CONFIG = config_lib.replace(
   small_run.CONFIG,
@@ -232,24 +231,10 @@ def test_pictures_without_labels_or_metrics(tmp_path, capsys):
   assert 'two pictures, same class' not in text
 
 
-def _compared(features, config, **unused):
-  """A table of the encoders given, without judging them."""
-  score = comparison.Score(0.5, intervals.Interval(0.4, 0.6))
-  return comparison.Comparison(
-    rows=tuple(comparison.Row(k, score, score, score, k) for k in features),
-    labels_per_class=2,
-    knn_k=3,
-    num_train=200,
-    num_test=60,
-    num_classes=10,
-    majority=0.1,
-  )
-
-
 def test_pixels_that_fill_the_memory_are_left_out(workdir, made, monkeypatch):
   del made  # Its features are in the cache.
   monkeypatch.setattr(learnt, 'MAX_RAW_PIXEL_BYTES', 120 * 8 * 8 * 3 * 4 - 1)
-  monkeypatch.setattr(learnt.comparison_lib, 'compare', _compared)
+  monkeypatch.setattr(learnt.comparison_lib, 'compare', unjudged.compare)
   run = run_data.open_run(workdir, step=None, mesh=_mesh())
   judged, table = learnt.judge(run, labels_per_class=2)
   assert list(judged.features) == ['random_init', 'checkpoint']

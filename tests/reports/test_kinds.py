@@ -16,7 +16,7 @@ import pytest
 from simclr_jax import cards, objectives, report
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
-from simclr_jax.evaluation import comparison, intervals
+from simclr_jax.evaluation import comparison
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.exporters import job as export_job
 from simclr_jax.finetuning import config as finetune_lib
@@ -26,6 +26,7 @@ from simclr_jax.reports import concerns, document, kinds, outcome, run_data
 from simclr_jax.training import ancestry, checkpoint, metrics
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
+from tests.reports import unjudged
 
 CONFIG = config_lib.replace(
   small_run.CONFIG,
@@ -71,20 +72,6 @@ def _pixels(config, *, mesh):
   return dataclasses.replace(plain, apply_fn=jax.jit(apply_fn))
 
 
-def _compared(features, config, **unused):
-  """A table of the encoders given, without judging them."""
-  score = comparison.Score(0.5, intervals.Interval(0.4, 0.6))
-  return comparison.Comparison(
-    rows=tuple(comparison.Row(k, score, score, score, k) for k in features),
-    labels_per_class=2,
-    knn_k=3,
-    num_train=1442,
-    num_test=60,
-    num_classes=10,
-    majority=0.1,
-  )
-
-
 @pytest.fixture(scope='module', autouse=True)
 def quick():
   with pytest.MonkeyPatch.context() as patch:
@@ -98,7 +85,7 @@ def quick():
       'make_random_encoder',
       lambda config, *, mesh, seed: _pixels(config, mesh=mesh),
     )
-    patch.setattr(comparison, 'compare', _compared)
+    patch.setattr(comparison, 'compare', unjudged.compare)
     yield
 
 
