@@ -86,7 +86,7 @@ def read_json(path: epath.Path) -> Any:
 
 
 def check_descriptions(folder: epath.Path, names: Collection[str]) -> None:
-  """Raises NotAsSaved unless Orbax's descriptions are of the arrays they are by.
+  """Raises NotAsSaved unless Orbax's descriptions are those of the arrays.
 
   Asked after a failure that says nothing of the content: Orbax reads these
   files before the arrays, and raises whatever follows from a changed byte.

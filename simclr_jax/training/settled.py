@@ -18,6 +18,7 @@ import contextlib
 import logging as std_logging
 import sys
 import threading
+import time
 from typing import Any
 
 from absl import logging
@@ -45,6 +46,15 @@ class _SettlingLoop(asyncio.SelectorEventLoop):
   def call_exception_handler(self, context: Mapping[str, Any]) -> None:
     """Hides failures that nobody waits for: the first one is raised."""
     logging.debug('in a loop of Orbax: %s', context.get('exception', context))
+
+
+def _join_threads() -> None:
+  """Waits for Orbax's threads, which outlive a save that failed in another."""
+  deadline = time.monotonic() + _SECONDS
+  for thread in threading.enumerate():
+    if type(thread).__module__.startswith('orbax.') and not _is_interrupted():
+      # Not its own method, which raises what the thread raised.
+      threading.Thread.join(thread, max(0.0, deadline - time.monotonic()))
 
 
 def _is_interrupted() -> bool:
@@ -89,6 +99,7 @@ def settled() -> Iterator[None]:
   try:
     yield
   finally:
+    _join_threads()
     with _lock:
       _num_open -= 1
       if _num_open == 0:

@@ -22,10 +22,11 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from simclr_jax import processes, progress_bar
-from simclr_jax.training import damage
+from simclr_jax.training import damage, literal_glob
 from simclr_jax.training import manifest as manifest_lib
 
 T = TypeVar('T')
+literal_glob.install()
 
 FOLDER = 'checkpoints'
 # Written into the workdir when a run is complete; ends `--follow`.
