@@ -155,8 +155,7 @@ def say(text: str, *, where: str = '') -> None:
   """
   where = where or processes.name_of()
   prefix = f'error ({where})' if where else 'error'
-  progress_bar.clear()
-  print(f'{prefix}: {text}', file=sys.stderr, flush=True)
+  progress_bar.say(f'{prefix}: {text}')
 
 
 def raised_here(error: BaseException) -> bool:

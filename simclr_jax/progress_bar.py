@@ -6,10 +6,13 @@ several processes the first has it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
 
+# Of writing to a terminal that was closed: no reason to end a run.
+_GONE = (OSError, ValueError)
 _bars: list[ProgressBar] = []
 _allowed = True
 
@@ -24,6 +27,8 @@ def shown() -> bool:
   """Whether a person looks at stderr, in a terminal that can go back a line."""
   return (
     _allowed
+    and sys.stderr is not None
+    and not sys.stderr.closed
     and sys.stderr.isatty()
     and os.environ.get('TERM', 'dumb') != 'dumb'
     and _columns() > 0
@@ -42,6 +47,14 @@ def clear() -> None:
   """Makes room for a line of text; the bars come back when they move."""
   for bar in _bars:
     bar.clear()
+
+
+def say(text: str) -> None:
+  """Writes a line to stderr; one that is closed ends nothing."""
+  clear()
+  if sys.stderr is not None:
+    with contextlib.suppress(*_GONE):
+      print(text, file=sys.stderr, flush=True)
 
 
 class ProgressBar:
@@ -75,17 +88,18 @@ class ProgressBar:
 
     # Its monitor is a thread, beside which nothing may fork.
     tqdm.tqdm.monitor_interval = 0
-    self._bar = tqdm.tqdm(
-      desc=title,
-      total=total,
-      initial=start,
-      unit=f' {unit}',
-      leave=stays,
-      file=sys.stderr,
-      dynamic_ncols=True,
-      mininterval=0.2,
-    )
-    _bars.append(self)
+    with contextlib.suppress(*_GONE):
+      self._bar = tqdm.tqdm(
+        desc=title,
+        total=total,
+        initial=start,
+        unit=f' {unit}',
+        leave=stays,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=0.2,
+      )
+      _bars.append(self)
 
   def move(self, done: int, note: str = '') -> None:
     """Sets the units that are done; `note`, if any, replaces the last one."""
@@ -93,16 +107,19 @@ class ProgressBar:
       return
     if note:
       self._bar.set_postfix_str(note, refresh=False)
-    self._bar.update(done - self._bar.n)
+    with contextlib.suppress(*_GONE):
+      self._bar.update(done - self._bar.n)
 
   def clear(self) -> None:
     """Takes it off the screen until it moves."""
     if self._bar is not None:
-      self._bar.clear()
+      with contextlib.suppress(*_GONE):
+        self._bar.clear()
 
   def close(self) -> None:
     """Ends it; more than once is no error."""
     if self._bar is not None:
-      self._bar.close()
-      self._bar = None
+      bar, self._bar = self._bar, None
       _bars.remove(self)
+      with contextlib.suppress(*_GONE):
+        bar.close()

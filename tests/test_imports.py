@@ -34,6 +34,7 @@ RANKS = {
   'processes': 0,
   'progress_bar': 0,
   'resolve': 0,
+  'writes': 0,
   'data': 1,
   'augmentation': 2,
   'models': 1,
@@ -70,6 +71,7 @@ ROOT_FILES = (
   'processes',
   'progress_bar',
   'resolve',
+  'writes',
 )
 FORBIDDEN_PARTS = {
   'augmentation': ('models', 'losses'),
@@ -86,6 +88,7 @@ FORBIDDEN_MODULES = {
   'paths': ('jax', 'flax', 'optax', 'numpy'),
   'loss_choice': ('jax', 'flax', 'optax', 'numpy'),
   'resolve': ('jax', 'flax', 'optax', 'numpy'),
+  'writes': ('jax', 'flax', 'optax', 'numpy'),
   'data': ('jax', 'flax', 'optax', 'orbax'),
   'augmentation': ('flax', 'optax', 'orbax'),
 }

@@ -7,7 +7,13 @@ reads), `passport` and `manifest` (JSON). The only file that imports Orbax.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 import contextlib
 import gc
 import json
@@ -24,21 +30,22 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from simclr_jax import processes
 from simclr_jax.config import CheckpointConfig
-from simclr_jax.training import choice, storage
+from simclr_jax.training import choice, damage, settled, storage
 from simclr_jax.training import loaded as loaded_lib
 from simclr_jax.training import manifest as manifest_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import place as place_lib
 from simclr_jax.training import steps as steps_lib
-from simclr_jax.training.settled_reads import settled_reads
 
 PyTree = Any
 T = TypeVar('T')
-# Of the threads of one save, each of which raises its own; there are some five.
+# Upper bound on the errors of one save: Orbax runs about five threads and each
+# may raise.
 _MOST_ERRORS = 10
 # What callers need of the parts that know nothing of Orbax.
 CheckpointMismatch = manifest_lib.CheckpointMismatch
 DamagedCheckpoint = steps_lib.DamagedCheckpoint
+UnreadableNow = steps_lib.UnreadableNow
 SaveFailed = storage.SaveFailed
 Restored = loaded_lib.Restored
 LoadedEncoder = loaded_lib.LoadedEncoder
@@ -65,6 +72,7 @@ class Checkpointer:
     self._directory = self._place.directory
     self._config = config
     self._writing: int | None = None  # Step of a save that may still fail.
+    self._settling = contextlib.ExitStack()  # Open while a save is written.
     self._num_bytes = 0  # Of the newest save, before it is compressed.
     self._reloaded = True  # Orbax' list, after the newest save that failed.
     self._place.purge()
@@ -75,13 +83,14 @@ class Checkpointer:
       try:
         _, manifest = _read_json_items(self._directory / str(step))
       except Exception as error:
+        path, reason = self._directory / str(step), damage.reason_of(error)
         # Without its score a step could be deleted that is the best; what only
         # failed to be read now has to stop the run.
-        if not steps_lib.is_damage(error):
-          raise
+        if not damage.is_damage(error):
+          raise steps_lib.unreadable(path, reason) from error
         steps_lib.shout(
-          f'checkpoint {self._directory / str(step)} has no readable score and '
-          f'is kept, whatever it is: {steps_lib.reason_of(error)}'
+          f'checkpoint {path} has no readable score and is kept, whatever it '
+          f'is: {reason}'
         )
         self._best.keep_always(step)
       else:
@@ -174,7 +183,10 @@ class Checkpointer:
       # those older steps would stay for ever.
       self._manager.reload()
       self._reloaded = True
-    self._attempt(step, start)
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(settled.settled())
+      self._attempt(step, start)
+      self._settling = stack.pop_all()
     self._writing = step
     if not self._config.asynchronous:
       self.wait()
@@ -247,7 +259,8 @@ class Checkpointer:
       self._finish_writing()
       self._place.check()
 
-    self._attempt(step, finish)
+    with self._settling:
+      self._attempt(step, finish, ends=True)
     self._place.look()
 
   def close(self) -> None:
@@ -256,16 +269,31 @@ class Checkpointer:
     No collective: one process may come here alone, because it failed.
     """
     step, self._writing = self._writing, None
-    try:
-      if step is not None:
-        self._finish_writing()
-    except Exception as error:
-      steps_lib.shout(
-        f'the checkpoint of step {step} was not saved: '
-        f'{storage.explain(self._directory, error)}'
-      )
+    if step is not None:
+      reason = None
+      with self._settling:
+        try:
+          self._finish_writing()
+        except Exception as error:
+          reason = storage.explain(self._directory, error)
+      if missing := self._missing_part(step):
+        self._place.failed.append(step)
+        steps_lib.shout(
+          f'the checkpoint of step {step} was not saved: {reason or missing}'
+        )
     self._manager.close()
     self._place.purge()
+
+  def _missing_part(self, step: int) -> str | None:
+    """Why a restore would not find the step; None if it would."""
+    if not self._place.is_same():
+      return f'{self._directory} is another folder now'
+    missing = steps_lib.missing_part(self._directory / str(step))
+    if missing is None:
+      return None
+    return storage.explain(
+      self._directory, f'what was written is not whole, {missing} is missing'
+    )
 
   def _finish_writing(self) -> None:
     """Waits for Orbax's threads; raises their first error once all are done.
@@ -286,8 +314,15 @@ class Checkpointer:
     if first is not None:
       raise first
 
-  def _attempt(self, step: int, action: Callable[[], None]) -> None:
+  def _attempt(
+    self, step: int, action: Callable[[], None], *, ends: bool = False
+  ) -> None:
     """A part of a save; a collective of all processes.
+
+    Args:
+      step: That is saved.
+      action: The part.
+      ends: Whether it is the last one, after which a restore finds the step.
 
     Raises:
       SaveFailed: If it failed in one process or more.
@@ -301,11 +336,14 @@ class Checkpointer:
       if not storage.is_storage_error(error):
         logging.exception('an unknown failure of a save')
       reason = storage.explain(self._directory, error)
-    # A step appears by a rename, so what failed then is the deletion of others.
-    saved = (self._directory / str(step)).is_dir() and self._place.is_same()
-    if reason is not None and saved:
-      logging.warning('step %d is saved, but then: %s', step, reason)
-      reason = None
+    # Only what a restore finds is saved, whether or not Orbax complains: after
+    # the step is whole, the deletion of others may fail. One process looks;
+    # another could see a shared folder as it was.
+    if reason is not None or ends and jax.process_index() == 0:
+      missing = self._missing_part(step)
+      if reason is not None and missing is None:
+        logging.warning('step %d is saved, but then: %s', step, reason)
+      reason = missing and (reason or missing)
     reasons = processes.gather(reason)
     failed = {k: text for k, text in enumerate(reasons) if text is not None}
     if not failed:
@@ -346,7 +384,7 @@ class Checkpointer:
     # can read their part.
     with (
       steps_lib.in_all_processes(),
-      settled_reads(),
+      _reading(path / 'state', saved),
       contextlib.closing(ocp.StandardCheckpointHandler()) as handler,
     ):
       state = handler.restore(
@@ -394,17 +432,15 @@ def _target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _read_json_items(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """Passport and manifest of a step, as they were saved."""
-  for item in ('passport', 'manifest'):
-    # Orbax calls missing what it may not look at, and missing is damage.
-    (path / item).stat()
-  handler = ocp.JsonCheckpointHandler()
+  # Not by Orbax, which calls missing what it may not look at.
   passport, manifest = (
-    handler.restore(path / item) for item in ('passport', 'manifest')
+    damage.read_json(path / item / 'metadata')
+    for item in ('passport', 'manifest')
   )
   manifest_lib.check_manifest(manifest, passport)
   for name in ('arrays', 'metrics'):
     if not isinstance(manifest.get(name), dict):
-      raise ValueError(f'the manifest has no {name}')
+      raise damage.NotAsSaved(f'the manifest has no {name}')
   return passport, manifest
 
 
@@ -437,9 +473,11 @@ def _load(
 ) -> T:
   """What `read` makes of the first readable step that fits `step`."""
   folder, step = choice.locate(path, step)
+  seen: set[int] = set()
 
   def candidates() -> list[int]:
     steps = steps_lib.steps_in(folder)
+    seen.update(steps)
     if step is None:
       return steps[::-1]
     if step == 'best':
@@ -450,6 +488,13 @@ def _load(
     folder, candidates, lambda number: read(folder, number)
   )
   if found is None:
+    if step in seen or step is None and seen:
+      raise steps_lib.UnreadableNow(
+        f'step {max(seen) if step is None else step} in {folder} was deleted '
+        'while it was being read, as a run does that goes on saving; there are '
+        f'steps: {steps_lib.steps_in(folder) or "none"}. Run the command again '
+        'with one of these'
+      )
     asked = '' if step is None else f'{step} '
     raise ValueError(
       f'no checkpoint {asked}in {folder}; there are steps: '
@@ -506,15 +551,18 @@ def _read_arrays(
 ) -> dict[str, Any]:
   """One item of a step as nested dicts of NumPy arrays, as it was saved."""
   saved = manifest['arrays'][item]
-  targets = manifest_lib.nest(
-    {
-      # Abstract: no memory is taken for what a manifest only claims.
-      name: jax.ShapeDtypeStruct(entry['shape'], np.dtype(entry['dtype']))
-      for name, entry in saved.items()
-    }
-  )
+  try:
+    targets = manifest_lib.nest(
+      {
+        # Abstract: no memory is taken for what a manifest only claims.
+        name: jax.ShapeDtypeStruct(entry['shape'], np.dtype(entry['dtype']))
+        for name, entry in saved.items()
+      }
+    )
+  except (TypeError, ValueError, LookupError, AttributeError) as error:
+    raise damage.NotAsSaved(f'the manifest is of no arrays: {error}') from error
   with (
-    settled_reads(),
+    _reading(path / item, saved),
     contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler,
   ):
     arrays = handler.restore(
@@ -532,3 +580,21 @@ def _read_arrays(
   )
   manifest_lib.check_digests(saved, arrays)
   return arrays
+
+
+@contextlib.contextmanager
+def _reading(folder: epath.Path, names: Collection[str]) -> Iterator[None]:
+  """Around Orbax's reading of the arrays in a folder.
+
+  Raises:
+    damage.NotAsSaved: If the block failed, and the file that Orbax reads first
+      is not of these arrays.
+  """
+  list(folder.iterdir())  # Orbax calls missing what it may not look at.
+  try:
+    with settled.settled():
+      yield
+  except Exception as error:
+    if not damage.is_damage(error):
+      damage.check_descriptions(folder, names)
+    raise

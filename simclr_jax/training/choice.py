@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from simclr_jax.training import damage
 from simclr_jax.training import steps as steps_lib
 
 # Folder of a step -> (passport, manifest).
@@ -61,12 +62,12 @@ def best_first(
     try:
       _, manifests[step] = read_fn(folder / str(step))
     except Exception as error:
-      if not steps_lib.is_damage(error):
-        raise
-      steps_lib.shout(
-        f'checkpoint {folder / str(step)} is DAMAGED and is not used: '
-        f'{steps_lib.reason_of(error)}'
-      )
+      path, reason = folder / str(step), damage.reason_of(error)
+      if not steps_lib.is_complete(path):
+        continue  # The run that writes them has deleted it meanwhile.
+      if not damage.is_damage(error):
+        raise steps_lib.unreadable(path, reason) from error
+      steps_lib.shout(f'checkpoint {path} is DAMAGED and is not used: {reason}')
   metric = next((m.get('best_metric') for m in manifests.values()), None)
   scores = {
     step: score

@@ -17,6 +17,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from simclr_jax.training.damage import NotAsSaved
+
 PyTree = Any
 Entry = dict[str, Any]
 _MOST_NAMES = 20
@@ -88,18 +90,18 @@ def make_manifest(
 
 
 def check_manifest(manifest: Any, passport: Any) -> None:
-  """Raises ValueError unless manifest and passport are as they were saved."""
+  """Raises NotAsSaved unless manifest and passport are as they were saved."""
   if not isinstance(manifest, dict):
-    raise ValueError(f'the manifest is no JSON object: {str(manifest)[:80]!r}')
+    raise NotAsSaved(f'the manifest is no JSON object: {str(manifest)[:80]!r}')
   body = {k: v for k, v in manifest.items() if k != 'sha256'}
   if manifest.get('sha256') != digest_json(body):
-    raise ValueError('the manifest is not what was saved (sha256 differs)')
+    raise NotAsSaved('the manifest is not what was saved (sha256 differs)')
   if manifest.get('passport') != digest_json(passport):
-    raise ValueError('the passport is not what was saved (sha256 differs)')
+    raise NotAsSaved('the passport is not what was saved (sha256 differs)')
 
 
 def check_digests(saved: Mapping[str, Entry], tree: PyTree) -> None:
-  """Raises ValueError naming the arrays that are not what was saved."""
+  """Raises NotAsSaved naming the arrays that are not what was saved."""
   flat = flatten(tree)
   changed = [
     name
@@ -107,7 +109,7 @@ def check_digests(saved: Mapping[str, Entry], tree: PyTree) -> None:
     if saved[name]['sha256'] != digest
   ]
   if changed:
-    raise ValueError(
+    raise NotAsSaved(
       'not what was saved (sha256 differs): ' + _shorten(changed)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -28,6 +29,12 @@ class Place:
   """
 
   def __init__(self, directory: epath.PathLike):
+    """Looks at the folder.
+
+    Raises:
+      ValueError: If no checkpoint can be written under its name.
+    """
+    _check_name(os.fspath(directory))
     self.directory = steps_lib.absolute(directory)
     self.complete: list[int] = []
     self.failed: list[int] = []
@@ -66,15 +73,34 @@ class Place:
 
     Orbax only renames those (on a file system), which is atomic: files deleted
     one by one would look like damage to a reader, and after a kill to the run.
+    Without renames a step that failed has its name and lacks a part.
     """
     if jax.process_index() != 0:
       return
     unwanted = [self.directory / DELETED]
     for step in self.failed:
       unwanted += self.directory.glob(f'{step}.{_UNFINISHED}*')
+      with contextlib.suppress(OSError):
+        if steps_lib.missing_part(self.directory / str(step)):
+          unwanted.append(self.directory / str(step))
     for folder in unwanted:
       try:
         if folder.is_dir():
           folder.rmtree()
       except OSError as error:  # Tried again at the next save.
         logging.warning('could not remove %s: %s', folder, error)
+
+
+def _check_name(path: str) -> None:
+  """Raises ValueError for a path that TensorStore takes for another one."""
+  try:
+    path.encode()
+    wrong = 'a backslash' if '\\' in path else ''
+  except UnicodeEncodeError:
+    wrong = 'bytes that are no UTF-8'
+  if wrong:
+    raise ValueError(
+      f'{path!a} holds {wrong}: the writer of checkpoints would look for them '
+      'elsewhere. All other characters are allowed; choose another --workdir, '
+      'or rename the folder that it is in'
+    )

@@ -44,6 +44,7 @@ class Saver:
     self._lineage = lineage
     self._evaluated_step = -1
     self._on_disk = last_saved
+    self._failure: storage.SaveFailed | None = None
     self.last_saved = last_saved
     self.num_failed = 0
     self.evaluation: dict[str, float] = {}
@@ -90,8 +91,8 @@ class Saver:
     if self.num_failed > allowed:
       raise storage.RunNotSaved(
         f'{self.num_failed} saves in a row have failed '
-        f'(config.checkpoint.max_failed_saves = {allowed}), the last of step '
-        f'{step}; {self._what_remains()}'
+        f'(config.checkpoint.max_failed_saves = {allowed}): {self._failure}. '
+        f'Training ends at step {step}; {self._what_remains()}'
       )
 
   def finish(self, step: int) -> None:
@@ -104,7 +105,7 @@ class Saver:
     if self.last_saved != step:
       raise storage.RunNotSaved(
         f'training reached step {step}, but that state could not be saved and '
-        f'is lost; {self._what_remains()}'
+        f'is lost: {self._failure}; {self._what_remains()}'
       )
 
   def _settle(self) -> None:
@@ -121,6 +122,7 @@ class Saver:
 
   def _failed(self, error: storage.SaveFailed) -> None:
     self.num_failed += 1
+    self._failure = error
     steps_lib.shout(
       f'{error}. Training goes on; the newest checkpoint is '
       f'{f"that of step {self._on_disk}" if self._on_disk else "none"}. '
@@ -133,7 +135,10 @@ class Saver:
         'make room or mend the folder, then run the same command again: it '
         f'goes on from step {self._on_disk}'
       )
-    return 'there is no checkpoint: the same command starts from step 0'
+    return (
+      'there is no checkpoint: make room or mend the folder, then run the same '
+      'command again: it starts from step 0'
+    )
 
   def _save(
     self, step: int, state: TrainState, latest: Mapping[str, float]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import errno
+import json
+import logging as std_logging
 import math
 import os
+import stat
 import sys
 import time
 from typing import Any, Generic, TypeVar, cast
@@ -17,34 +21,54 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from simclr_jax import processes
+from simclr_jax import processes, progress_bar
+from simclr_jax.training import damage, literal_glob
 from simclr_jax.training import manifest as manifest_lib
 
 T = TypeVar('T')
+literal_glob.install()
 
 FOLDER = 'checkpoints'
 # Written into the workdir when a run is complete; ends `--follow`.
 FINISHED = 'finished.json'
-# Failures that another try, more memory or a permission would mend: falling
-# back to an older step would throw training away.
-_NOT_DAMAGE = (
-  manifest_lib.CheckpointMismatch,
-  MemoryError,
-  PermissionError,
-  jax.errors.JaxRuntimeError,
+# What a restore reads; Orbax merges what its threads wrote into the two
+# manifests, last of all.
+_PARTS = (
+  'passport/metadata',
+  'manifest/metadata',
+  'state/manifest.ocdbt',
+  'encoder/manifest.ocdbt',
 )
-_NOT_DAMAGE_STATUS = (
-  'PERMISSION_DENIED',
-  'UNAUTHENTICATED',
-  'UNAVAILABLE',
-  'DEADLINE_EXCEEDED',
-  'RESOURCE_EXHAUSTED',
-  'CANCELLED',
+_COMMITTED = 'commit_success.txt'
+_NO_SUCH = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+# Neither damage nor of the storage: said by whoever knows more of it.
+_OF_OTHERS = (
+  manifest_lib.CheckpointMismatch,
+  processes.AgreedFailure,
+  MemoryError,
+  jax.errors.JaxRuntimeError,
 )
 
 
 class DamagedCheckpoint(RuntimeError):
   """No checkpoint that was asked for can be read; the message says why."""
+
+
+class UnreadableNow(OSError):
+  """A checkpoint that may be whole, and could not be read at this time."""
+
+
+class _FailedElsewhere(Exception):
+  """Another process could not read its part."""
+
+
+def unreadable(path: epath.Path, reason: str) -> UnreadableNow:
+  """The error of a checkpoint that is not known to be damaged."""
+  return UnreadableNow(
+    f'checkpoint {path} cannot be read now: {reason}. It is not known to be '
+    'damaged: nothing was renamed, and nothing starts from scratch. Look at '
+    'rights, disk and network, then run the same command again'
+  )
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -74,22 +98,27 @@ def first_readable(
 
   Raises:
     DamagedCheckpoint: If there are candidates and none is readable.
+    UnreadableNow: If one cannot be read and is not known to be damaged.
   """
   while True:
     reasons: dict[int, str] = {}
     vanished = False
     for step in candidates():
-      value, reason = _try_read(read, step)
-      if all_processes(reason is None):
+      value, *mine = _try_read(read, step)
+      found = processes.gather(mine)
+      failed = [(kind, reason) for kind, reason in found if kind != 'read']
+      if not failed:
         return Found(cast(T, value), list(reasons))
-      vanished = not all_processes((directory / str(step)).exists())
+      path = directory / str(step)
+      vanished = not all_processes(is_complete(path))
       if vanished:
         break
-      reasons[step] = reason or 'another process could not read it'
-      shout(
-        f'checkpoint {directory / str(step)} is DAMAGED and is not used: '
-        f'{reasons[step]}'
-      )
+      kind, reason = max(failed)  # 'refused' in one process decides for all.
+      if kind == 'refused':
+        cause = value if isinstance(value, Exception) else None
+        raise unreadable(path, reason) from cause
+      reasons[step] = reason
+      shout(f'checkpoint {path} is DAMAGED and is not used: {reason}')
     if vanished:
       continue
     if reasons:
@@ -103,39 +132,34 @@ def first_readable(
 
 def _try_read(
   read: Callable[[int], T], step: int
-) -> tuple[T | None, str | None]:
-  """(value, None), or (None, what is damaged)."""
+) -> tuple[T | Exception | None, str, str]:
+  """(value, 'read', ''), or (error, 'damaged' or 'refused', why)."""
   try:
-    return read(step), None
-  except Exception as error:  # Orbax raises bare Exception for damage
-    if is_damage(error):
-      return None, reason_of(error)
+    return read(step), 'read', ''
+  except _OF_OTHERS:
     raise
-
-
-def is_damage(error: BaseException | None) -> bool:
-  """Whether a failed read means that the files are not what was written."""
-  while error is not None:
-    if isinstance(error, _NOT_DAMAGE):
-      return False
-    if str(error).startswith(_NOT_DAMAGE_STATUS):
-      return False
-    error = error.__cause__ or error.__context__
-  return True
-
-
-def reason_of(error: BaseException) -> str:
-  """Type and message of the first cause; TensorStore appends pages of specs."""
-  while (cause := error.__cause__ or error.__context__) is not None:
-    error = cause
-  text = ' '.join(str(error).split('[tensorstore_spec')[0].split())
-  return f'{type(error).__name__}: {text[:500]}'
+  except _FailedElsewhere:
+    return None, 'by another', 'another process could not read it'
+  except Exception as error:
+    kind = 'damaged' if damage.is_damage(error) else 'refused'
+    return error, kind, damage.reason_of(error)
 
 
 def shout(message: str) -> None:
-  """To the log and, whatever its level, to stderr."""
-  logging.error('%s', message)
-  print(f'*** {message}', file=sys.stderr, flush=True)
+  """One line on stderr, whatever the level of the log, and in the log."""
+  logging.error('*** %s', message)
+  if not _log_is_on_stderr():
+    progress_bar.say(f'*** {message}')
+
+
+def _log_is_on_stderr() -> bool:
+  handler = logging.get_absl_handler()
+  shown = logging.get_absl_logger().isEnabledFor(std_logging.ERROR)
+  return (
+    shown
+    and handler in std_logging.root.handlers
+    and handler.python_handler.stream in (sys.stderr, sys.__stderr__)
+  )
 
 
 def all_processes(flag: bool) -> bool:
@@ -153,7 +177,7 @@ def in_all_processes() -> Iterator[None]:
   not read its part of an array would leave the others waiting in it.
 
   Raises:
-    ValueError: Where the block itself did not fail, if it did elsewhere.
+    _FailedElsewhere: Where the block itself did not fail, if it did elsewhere.
   """
   failure: Exception | None = None
   try:
@@ -162,7 +186,7 @@ def in_all_processes() -> Iterator[None]:
     failure = error
   if all_processes(failure is None):
     return
-  raise failure or ValueError('another process could not read it')
+  raise failure or _FailedElsewhere()
 
 
 def checkpoints_folder(path: epath.PathLike) -> epath.Path:
@@ -179,14 +203,54 @@ def steps_in(folder: epath.Path) -> list[int]:
   """Complete checkpoints in exactly this folder, rising.
 
   Names with more than a number are unfinished (Orbax renames at the end) or
-  set aside. An object store has no renaming; there a marker ends the writing.
+  set aside. A store without renaming has the folder while it is being written.
   """
-  if not folder.is_dir():
+  if not _is_folder(folder):
     return []
-  paths = [p for p in folder.iterdir() if is_step(p.name) and p.is_dir()]
-  if '://' in os.fspath(folder):
-    paths = [p for p in paths if (p / 'commit_success.txt').exists()]
+  paths = [p for p in folder.iterdir() if is_step(p.name) and is_complete(p)]
   return sorted(int(p.name) for p in paths)
+
+
+def is_complete(path: epath.Path) -> bool:
+  """Whether Orbax has ended the writing of the step in this folder.
+
+  On a disk a copy may lack the marker: there only the time of the end, which
+  is null until then, says that the step is unfinished.
+  """
+  if not _is_folder(path):
+    return False
+  if (path / _COMMITTED).exists():
+    return True
+  if '://' in os.fspath(path):
+    return False
+  try:
+    facts = json.loads((path / '_CHECKPOINT_METADATA').read_bytes())
+    return facts['commit_timestamp_nsecs'] is not None
+  except (OSError, ValueError, LookupError, TypeError):
+    return True
+
+
+def _is_folder(path: epath.Path) -> bool:
+  """As `is_dir`, which takes what the system refuses now for 'no'."""
+  if '://' in os.fspath(path):
+    return path.is_dir()
+  try:
+    return stat.S_ISDIR(os.stat(path).st_mode)
+  except ValueError:
+    return False
+  except OSError as error:
+    if error.errno in _NO_SUCH:
+      return False
+    raise
+
+
+def missing_part(path: epath.Path) -> str | None:
+  """What a restore of the step would not find, by its files; None: nothing."""
+  if not _is_folder(path):
+    return 'its folder'
+  if not is_complete(path):
+    return _COMMITTED
+  return next((name for name in _PARTS if not (path / name).exists()), None)
 
 
 def is_step(name: str) -> bool:

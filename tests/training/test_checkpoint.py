@@ -20,7 +20,6 @@ import pytest
 
 from simclr_jax.config import CheckpointConfig
 from simclr_jax.training import checkpoint
-from simclr_jax.training import steps as steps_lib
 from tests.random_state import (
   SYNC,
   State,
@@ -313,7 +312,7 @@ def test_all_damaged_is_an_error_and_changes_nothing(workdir):
   with pytest.raises(checkpoint.DamagedCheckpoint) as caught:
     checkpointer.restore_latest(abstract(make_state(90)))
   checkpointer.close()
-  assert '80: ValueError: not what was saved' in str(caught.value)
+  assert '80: not what was saved' in str(caught.value)
   assert '  - 90: ' in str(caught.value)
   assert checkpoint.list_steps(workdir) == [80, 90]
 
@@ -345,25 +344,9 @@ def test_no_permission_is_no_damage(checkpointer, workdir, monkeypatch):
     raise PermissionError('not yours')
 
   monkeypatch.setattr(checkpoint, '_read_json_items', refuse)
-  with pytest.raises(PermissionError, match='not yours'):
+  with pytest.raises(checkpoint.UnreadableNow, match='now: .*not yours'):
     checkpointer.restore_latest(abstract(make_state(90)))
   assert checkpoint.list_steps(workdir) == [80, 90]
-
-
-@pytest.mark.parametrize(
-  ('error', 'damage'),
-  [
-    (Exception('DATA_LOSS: checksum'), True),
-    (ValueError('UNAVAILABLE: try again'), False),
-    (MemoryError(), False),
-    (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: device'), False),
-  ],
-)
-def test_which_errors_are_damage(error, damage):
-  assert steps_lib.is_damage(error) == damage
-  wrapper = Exception('Encountered error while reading array index')
-  wrapper.__cause__ = error
-  assert steps_lib.is_damage(wrapper) == damage
 
 
 def test_a_score_that_cannot_be_read_now_stops_the_opening(

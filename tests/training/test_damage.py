@@ -12,9 +12,10 @@ import pathlib
 import re
 import shutil
 
+import jax
 import pytest
 
-from simclr_jax.training import checkpoint
+from simclr_jax.training import checkpoint, damage
 from tests import random_state
 
 
@@ -182,3 +183,28 @@ def test_every_file_of_the_encoder(saved, tmp_path, states, how):
     shutil.rmtree(workdir)
   assert {'encoder/manifest.ocdbt', 'encoder/d/#'} <= fallen
   assert 'encoder/ocdbt.process_#/d/#' in fallen
+
+
+@pytest.mark.parametrize(
+  ('error', 'is_damage'),
+  [
+    (Exception('DATA_LOSS: checksum'), True),
+    (ValueError('Error opening "zarr" driver: Data corruption'), True),
+    (FileNotFoundError(2, 'No such file'), True),
+    (damage.NotAsSaved('sha256 differs'), True),
+    (ValueError('UNAVAILABLE: try again'), False),
+    (ValueError('not of the content'), False),
+    (OSError(5, 'Input/output error'), False),
+    (OSError(24, 'Too many open files'), False),
+    (PermissionError(13, 'Permission denied'), False),
+    (KeyError('getpwuid(): uid not found: 54321'), False),
+    (RuntimeError("can't start new thread"), False),
+    (MemoryError(), False),
+    (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: device'), False),
+  ],
+)
+def test_which_errors_are_damage(error, is_damage):
+  assert damage.is_damage(error) == is_damage
+  wrapper = Exception('Encountered error while reading array index')
+  wrapper.__cause__ = error
+  assert damage.is_damage(wrapper) == is_damage
