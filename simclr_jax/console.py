@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging as std_logging
 import pathlib
+import resource
 import sys
 import traceback
 
@@ -54,6 +56,19 @@ def start() -> None:
   if not any(isinstance(f, _LibraryChatter) for f in handler.filters):
     handler.addFilter(_LibraryChatter())
   compilation_cache.enable()
+  _allow_open_files()
+
+
+def _allow_open_files() -> None:
+  """Raises the limit on open files as far as the system allows.
+
+  It is 1024 on most machines, less than the record files of ImageNet.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if soft != hard:
+    # Where hard is infinite the system may still refuse it.
+    with contextlib.suppress(ValueError, OSError):
+      resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def fail(error: BaseException, *, code: int) -> int:

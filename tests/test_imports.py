@@ -31,6 +31,7 @@ RANKS = {
   'processes': 0,
   'progress_bar': 0,
   'resolve': 0,
+  'retries': 0,
   'data': 1,
   'augmentation': 2,
   'models': 1,
@@ -64,6 +65,7 @@ ROOT_FILES = (
   'processes',
   'progress_bar',
   'resolve',
+  'retries',
 )
 FORBIDDEN_PARTS = {
   'augmentation': ('models', 'losses'),
@@ -78,6 +80,7 @@ FORBIDDEN_MODULES = {
   'durations': ('jax', 'flax', 'optax', 'numpy'),
   'loss_choice': ('jax', 'flax', 'optax', 'numpy'),
   'resolve': ('jax', 'flax', 'optax', 'numpy'),
+  'retries': ('jax', 'flax', 'optax', 'numpy'),
   'data': ('jax', 'flax', 'optax', 'orbax'),
   'augmentation': ('flax', 'optax', 'orbax'),
 }

@@ -10,7 +10,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from simclr_jax import console, multi_process, processes
+from simclr_jax import console, multi_process, processes, retries
 from simclr_jax.finetuning import derive, report
 from simclr_jax.training import checkpoint, choice, failures, storage
 from simclr_jax.training import passport as passport_lib
@@ -45,6 +45,7 @@ CODES = {
   failures.NonFiniteLoss: console.EXIT_FAILED,
   checkpoint.DamagedCheckpoint: console.EXIT_WRONG_INPUT,
   storage.StorageFailed: console.EXIT_FAILED,
+  retries.DataAway: console.EXIT_STOPPED,
   OSError: console.EXIT_FAILED,
 }
 
@@ -111,6 +112,7 @@ def run(
     codes=CODES,
     agreed=(
       failures.NonFiniteLoss,
+      failures.StoppedWithoutData,
       checkpoint.DamagedCheckpoint,
       storage.RunNotSaved,
     ),

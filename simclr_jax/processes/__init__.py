@@ -2,6 +2,7 @@
 
 from simclr_jax.processes.agreement import (
   AgreedFailure,
+  begun,
   check_same,
   from_first,
   gather,
@@ -17,6 +18,7 @@ __all__ = [
   'Launch',
   'NotStarted',
   'Session',
+  'begun',
   'check_same',
   'find_launch',
   'from_first',
