@@ -8,6 +8,7 @@ import contextlib
 import logging as std_logging
 import os
 import pathlib
+import resource
 import sys
 import threading
 import traceback
@@ -69,6 +70,7 @@ def start(*, devices: bool = True) -> None:
   if not any(isinstance(f, _LibraryChatter) for f in handler.filters):
     handler.addFilter(_LibraryChatter())
   compilation_cache.enable()
+  _allow_open_files()
   if devices:
     processes.check_devices()
 
@@ -128,6 +130,18 @@ def exit_now(code: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):  # A pipe that is closed.
       stream.flush()
   os._exit(code)
+
+
+def _allow_open_files() -> None:
+  """Raises the limit on open files as far as the system allows.
+
+  It is 1024 on most machines, less than the record files of ImageNet.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if soft != hard:
+    # Where hard is infinite the system may still refuse it.
+    with contextlib.suppress(ValueError, OSError):
+      resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def fail(error: BaseException, *, code: int) -> int:

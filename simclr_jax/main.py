@@ -42,6 +42,7 @@ from simclr_jax import (
   flag_errors,
   multi_process,
   processes,
+  retries,
 )
 from simclr_jax import config as config_lib
 from simclr_jax.training import checkpoint, failures, loop, storage
@@ -165,10 +166,12 @@ def main(argv: list[str]) -> int:
       failures.NonFiniteLoss: console.EXIT_FAILED,
       checkpoint.DamagedCheckpoint: console.EXIT_WRONG_INPUT,
       storage.StorageFailed: console.EXIT_FAILED,
+      retries.DataAway: console.EXIT_STOPPED,
       OSError: console.EXIT_FAILED,
     },
     agreed=(
       failures.NonFiniteLoss,
+      failures.StoppedWithoutData,
       checkpoint.DamagedCheckpoint,
       storage.RunNotSaved,
     ),

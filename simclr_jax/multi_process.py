@@ -14,7 +14,7 @@ from typing import NoReturn
 from absl import flags, logging
 
 import simclr_jax
-from simclr_jax import command_flags, console, processes
+from simclr_jax import command_flags, console, processes, retries
 
 DISTRIBUTED = command_flags.DEFINE_enum(
   'distributed',
@@ -81,7 +81,7 @@ def run(
       _check_versions()
     code = body()
   except processes.AgreedFailure as error:
-    code = _say_agreed(error)
+    code = _say_agreed(error, codes)
   except Exception as error:
     kinds = [kind for kind in codes if isinstance(error, kind)]
     known = codes[kinds[0]] if kinds else None
@@ -170,12 +170,17 @@ def _on_tpu_vm() -> bool:
   )
 
 
-def _say_agreed(error: processes.AgreedFailure) -> int:
+def _say_agreed(
+  error: processes.AgreedFailure, codes: Mapping[type[Exception], int]
+) -> int:
   """The same words and the same exit code in every process."""
   if error.error is not None and not console.raised_here(error.error):
     traceback.print_exception(error.error)
   console.say(str(error), where=error.where)
   logging.debug('where it happened', exc_info=error)
+  if error.is_away:
+    kinds = (kind for kind in codes if issubclass(retries.DataAway, kind))
+    return codes[next(kinds)]
   return console.EXIT_WRONG_INPUT if error.is_mistake else console.EXIT_FAILED
 
 

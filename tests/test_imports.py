@@ -35,6 +35,7 @@ RANKS = {
   'progress_bar': 0,
   'resolve': 0,
   'writes': 0,
+  'retries': 0,
   'data': 1,
   'augmentation': 2,
   'models': 1,
@@ -72,6 +73,7 @@ ROOT_FILES = (
   'progress_bar',
   'resolve',
   'writes',
+  'retries',
 )
 FORBIDDEN_PARTS = {
   'augmentation': ('models', 'losses'),
@@ -89,6 +91,7 @@ FORBIDDEN_MODULES = {
   'loss_choice': ('jax', 'flax', 'optax', 'numpy'),
   'resolve': ('jax', 'flax', 'optax', 'numpy'),
   'writes': ('jax', 'flax', 'optax', 'numpy'),
+  'retries': ('jax', 'flax', 'optax', 'numpy'),
   'data': ('jax', 'flax', 'optax', 'orbax'),
   'augmentation': ('flax', 'optax', 'orbax'),
 }

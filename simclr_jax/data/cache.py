@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from simclr_jax import home
+from simclr_jax import home, retries
 
 FOLDER = 'data_cache'
 
@@ -56,7 +56,18 @@ def save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-  """Arrays of an .npz, or None if there is none that can be read."""
+  """Arrays of an .npz, or None if there is none that can be read.
+
+  Raises:
+    retries.DataAway: If the system does not let it be read for now: what it
+      holds may have taken hours.
+  """
+  return retries.retry(
+    lambda: _load(path), what=str(path), passing=retries.may_pass
+  )
+
+
+def _load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   try:
     # Opened here: NumPy leaves a file open that is no archive.
     with (
@@ -67,5 +78,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   except FileNotFoundError:
     return None
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    if retries.may_pass(error):
+      raise
     logging.warning('Ignoring the damaged cache %s (%s)', path, error)
     return None

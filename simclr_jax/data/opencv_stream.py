@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 import dataclasses
 import itertools
+import threading
 
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import retries
 from simclr_jax.data import (
   background,
   decode,
@@ -188,7 +190,10 @@ def _batches(
   """
   local, rows = maker.plan.local, maker.plan.rows
   chunk = _chunk_size(rows, threads)
-  executor = futures.ThreadPoolExecutor(threads, 'input')
+  closed = threading.Event()
+  executor = futures.ThreadPoolExecutor(
+    threads, 'input', retries.give_up_when, (closed.is_set,)
+  )
 
   def start(begin: int) -> tuple[Batch, list[futures.Future[None]]]:
     end = min(begin + rows, local.stop)
@@ -219,5 +224,6 @@ def _batches(
       yield batch
       del batch, jobs  # else a batch more would be held while the next is made
   finally:
+    closed.set()
     stop()
     executor.shutdown(cancel_futures=True)

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import plain_image
+from simclr_jax.data import plain_image, reading
 from simclr_jax.data.progress import Progress
 from simclr_jax.data.source import Source
 from simclr_jax.data.sources import parquet_rows, parquet_schema
@@ -214,13 +214,12 @@ def _rows(source: Source, *, base: str, progress: Progress) -> Iterator[_Row]:
 def _make_to_row(source: Source, base: str) -> Callable[[int], _Row]:
   def to_row(i: int) -> _Row:
     name = source.example_id(i)
+    image, label = reading.read(source, i)
     try:
-      image, label = source.read(i)
       picture = _encode(image)
     except Exception as error:
       raise ValueError(
-        f'example {i} of {source.name} ({name}) cannot be read: '
-        f'{type(error).__name__}: {error}'
+        reading.describe_failure(source, i, error=error)
       ) from error
     # Names of files need not be valid text, those in Parquet must.
     name = name.removeprefix(base).encode('utf-8', 'backslashreplace').decode()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simclr_jax import retries
 from simclr_jax.data import image_header
 from simclr_jax.data.names import printable
 from simclr_jax.data.plan import Plan
@@ -32,8 +33,8 @@ def read_chunk(source: Source, plan: Plan, local: np.ndarray) -> Chunk:
   """Examples at local positions int64 [k].
 
   Raises:
-    ValueError: If one cannot be read, or has no size in its header; it names
-      the example.
+    ValueError, retries.DataAway: If one cannot be read, or has no size in its
+      header; it names the example.
   """
   indices = plan.locate(local)
   images: list[bytes | np.ndarray] = []
@@ -47,9 +48,18 @@ def read_chunk(source: Source, plan: Plan, local: np.ndarray) -> Chunk:
 
 
 def read(source: Source, index: int) -> Example:
-  """Example, or a ValueError that names it."""
+  """Reads an example, again where the operating system refuses it.
+
+  Raises:
+    retries.DataAway: If it does so for too long.
+    ValueError: If what is there is no example. Both name it.
+  """
   try:
-    return source.read(index)
+    return retries.retry(
+      lambda: source.read(index), what=lambda: _name(source, index)
+    )
+  except retries.DataAway:
+    raise
   except Exception as error:
     raise ValueError(describe_failure(source, index, error=error)) from error
 
@@ -57,11 +67,15 @@ def read(source: Source, index: int) -> Example:
 def describe_failure(source: Source, index: int, *, error: Exception) -> str:
   """Sentence about an example that cannot be used."""
   reason = getattr(error, 'message', str(error))
-  name = printable(source.example_id(index))
   return (
-    f'example {index} of {source.name} ({name}) cannot be read: '
+    f'{_name(source, index)} cannot be read: '
     f'{type(error).__name__}: {printable(reason)}'
   )
+
+
+def _name(source: Source, index: int) -> str:
+  name = printable(source.example_id(index))
+  return f'example {index} of {source.name} ({name})'
 
 
 def _image_size(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import retries
 from simclr_jax.data import background, reading, views
 from simclr_jax.data.lazy_tf import tf
 from simclr_jax.data.plan import Plan
@@ -88,29 +89,35 @@ def eval_stream(
 def _make_stream(
   source: Source, plan: Plan, *, to_row: ImageFn, data: config_lib.DataConfig
 ) -> Iterator[Batch]:
-  return _name_errors(
-    _make_dataset(source, plan, to_row=to_row, data=data), source, plan
-  )
+  away: dict[int, retries.DataAway] = {}
+  dataset = _make_dataset(source, plan, to_row=to_row, data=data, away=away)
+  return _name_errors(dataset, source, plan, away=away)
 
 
-def _name_errors(dataset: Any, source: Source, plan: Plan) -> Iterator[Batch]:
+def _name_errors(
+  dataset: Any, source: Source, plan: Plan, *, away: dict[int, retries.DataAway]
+) -> Iterator[Batch]:
   """Batches as NumPy arrays; an error names the example it comes from."""
   held = [dataset.as_numpy_iterator()]
   try:
-    yield from _next_batches(held, source, plan)
+    yield from _next_batches(held, source, plan, away=away)
   finally:
     # Its destructor joins threads; whoever goes on must not wait for them.
     background.run_aside(held.clear)
 
 
 def _next_batches(
-  held: list[Any], source: Source, plan: Plan
+  held: list[Any],
+  source: Source,
+  plan: Plan,
+  *,
+  away: dict[int, retries.DataAway],
 ) -> Iterator[Batch]:
   # Order is deterministic, so what fails is in the next batch, or was read in
   # one chunk with its end.
   for start in range(plan.local.start, plan.local.stop, plan.rows):
     try:
-      batch = next(held[0])
+      batch: Batch = next(held[0], {})
     except tf.errors.OpError as error:
       stop = min(start + plan.rows + _CHUNK, plan.local.stop)
       for at in range(start, stop):
@@ -119,23 +126,39 @@ def _next_batches(
       raise RuntimeError(
         f'the input pipeline of {source.name} failed: {error.message}'
       ) from error
+    # Behind a chunk that could not be read the rows stand too far forward.
+    if away and (not batch or min(away) < start + plan.rows):
+      raise away[min(away)]
     yield batch
 
 
 def _make_dataset(
-  source: Source, plan: Plan, *, to_row: ImageFn, data: config_lib.DataConfig
+  source: Source,
+  plan: Plan,
+  *,
+  to_row: ImageFn,
+  data: config_lib.DataConfig,
+  away: dict[int, retries.DataAway],
 ) -> Any:
-  """tf.data.Dataset of batches."""
+  """tf.data.Dataset of batches.
+
+  `away` is given the failure of each chunk that could not be read, by its first
+  position; the chunk is empty then, because TensorFlow would print an exception
+  with its traceback, and hand on neither its type nor its text.
+  """
   decided = plan.decide(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
   dtypes = [tf.string, tf.int32, tf.int32, tf.int64, decided.dtype]
   shapes = [[None], [None, 3], [None], [None], [None, *decided.shape[1:]]]
 
+  def read_columns(local: np.ndarray) -> list[np.ndarray]:
+    try:
+      return _to_columns(reading.read_chunk(source, plan, local))
+    except retries.DataAway as error:
+      away[int(local[0])] = error
+      return _to_columns(reading.read_chunk(source, plan, local[:0]))
+
   def read(positions: Any) -> tuple[Any, ...]:
-    columns = tf.numpy_function(
-      lambda local: _to_columns(reading.read_chunk(source, plan, local)),
-      [positions],
-      dtypes,
-    )
+    columns = tf.numpy_function(read_columns, [positions], dtypes)
     for column, shape in zip(columns, shapes, strict=True):
       column.set_shape(shape)
     return tuple(columns)

@@ -20,6 +20,7 @@ import struct
 from absl import logging
 import numpy as np
 
+from simclr_jax import retries
 from simclr_jax.data import cache
 from simclr_jax.data.lazy_tf import tf
 from simclr_jax.data.progress import Progress
@@ -181,6 +182,8 @@ def _open(path: str) -> Iterator[ReadFn]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
       yield lambda offset, count: os.pread(descriptor, count, offset)
+    except OSError as error:
+      raise retries.naming(error, path) from None
     finally:
       os.close(descriptor)
     return

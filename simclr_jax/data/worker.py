@@ -11,6 +11,7 @@ import time
 import traceback
 from typing import Any
 
+from simclr_jax import retries
 from simclr_jax.data import worker_pool
 
 _PARENT_POLL_SECONDS = 1.0
@@ -30,6 +31,8 @@ def main(messages: int, memory: int, *, parent: int) -> None:
   # batches; it ends this process when it ends.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  # The parent tries again, for all of its workers and with one warning.
+  retries.limit = 0
   threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
   channel: connection.Connection[Any, Any] = connection.Connection(messages)
   try:
@@ -51,6 +54,8 @@ def _serve(channel: connection.Connection[Any, Any], memory: int) -> None:
       task.make_rows(range(start, stop), part)
     except ValueError as error:
       channel.send(ValueError(str(error)))
+    except retries.DataAway as error:
+      channel.send(retries.DataAway(str(error)))
     except Exception:
       text = traceback.format_exc()
       channel.send(RuntimeError(f'a worker process failed:\n{text}'))

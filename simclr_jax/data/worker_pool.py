@@ -15,6 +15,7 @@ import multiprocessing as mp
 from multiprocessing import connection
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simclr_jax import retries
 from simclr_jax.data.lazy_cv2 import cloudpickle
 
 # Shape of a row and type, of one of the arrays of a batch.
@@ -89,17 +91,34 @@ class WorkerPool:
 
     Raises:
       ValueError: What `make_rows` raised.
+      retries.DataAway: The same, or the worker is killed again and again.
       RuntimeError: If the worker died or failed otherwise.
     """
+    made = retries.retry(
+      lambda: self._make(local),
+      passing=lambda e: isinstance(e, retries.DataAway) or retries.is_system(e),
+    )
+    for name, values in rows.items():
+      values[:] = made[name][: len(local)]
+
+  def _make(self, local: range) -> dict[str, np.ndarray]:
+    """Rows of this thread's worker, started anew where it was killed."""
     if not hasattr(self._local, 'worker'):
       with self._lock:
         if self._stopped:
           raise RuntimeError('the workers have been stopped')
         self._local.worker = _Worker(self._task, self._pickle)
         self._workers.append(self._local.worker)
-    made = self._local.worker.make(local)
-    for name, values in rows.items():
-      values[:] = made[name][: len(local)]
+    try:
+      made: dict[str, np.ndarray] = self._local.worker.make(local)
+    except _Ended as error:
+      if error.code == -signal.SIGKILL and not self._stopped:
+        del self._local.worker
+        raise retries.DataAway(
+          f'{error} (killed, as for want of memory)'
+        ) from None
+      raise
+    return made
 
   def stop(self) -> None:
     """Ends the processes; calls under way fail."""
@@ -107,6 +126,16 @@ class WorkerPool:
       self._stopped = True
       for worker in self._workers:
         worker.stop()
+
+
+class _Ended(RuntimeError):
+  """A worker process is gone."""
+
+  def __init__(self, code: int):
+    super().__init__(
+      f'a worker process of the input pipeline ended with code {code}'
+    )
+    self.code = code
 
 
 class _Worker:
@@ -141,11 +170,7 @@ class _Worker:
       self._messages.send((local.start, local.stop))
       failure = self._messages.recv()
     except (EOFError, OSError) as error:
-      code = self._process.wait()
-      raise RuntimeError(
-        f'a worker process of the input pipeline ended with code {code}'
-        + (' (killed, as for want of memory)' if code == -9 else '')
-      ) from error
+      raise _Ended(self._process.wait()) from error
     if failure is not None:
       raise failure
     return self._rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 
 from etils import epath
@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import processes, retries
 from simclr_jax.data import pipeline
 from simclr_jax.data import source as source_lib
 from simclr_jax.data.progress import Progress
+from simclr_jax.data.source import Batch
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import feature_cache, neighbours
 from simclr_jax.training import mesh as mesh_lib
@@ -199,6 +201,7 @@ def encode_all(
 
   Raises:
     GivenUp: If `stop_fn` said so.
+    retries.DataAway: If data cannot be read, and it did not.
     ValueError: If an example came twice or not at all.
   """
   num_examples = source.num_examples
@@ -215,9 +218,7 @@ def encode_all(
   progress = Progress(
     'Encoded', num_examples, unit=f'pictures of {source.name}'
   )
-  for batch in batches:
-    if stop_fn is not None and stop_fn():
-      raise GivenUp
+  for batch in _until_stopped(batches, stop_fn):
     batch = pad_rows(batch, len(encoder.mesh.local_devices))
     # Dispatched before the last one is fetched: devices work while we copy.
     encoded = encoder.encode(batch['image'])
@@ -238,6 +239,28 @@ def encode_all(
       'not be that of the split'
     )
   return out
+
+
+def _until_stopped(
+  batches: Iterator[Batch], stop_fn: Callable[[], bool] | None
+) -> Iterator[Batch]:
+  """Batches until `stop_fn` says so; of a run, which goes on to save.
+
+  Data that are away are a reason to ask it: in a run it has been told of them.
+  """
+  try:
+    for batch in retries.one_ahead(processes.begun(batches)):
+      if stop_fn is not None and stop_fn():
+        raise GivenUp
+      yield batch
+  except retries.DataAway:
+    if stop_fn is None or not stop_fn():
+      raise
+    raise GivenUp from None
+  except processes.AgreedFailure as error:
+    if stop_fn is None or not error.is_away:
+      raise
+    raise GivenUp from None
 
 
 def _store(

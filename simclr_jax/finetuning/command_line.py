@@ -9,7 +9,7 @@ from typing import TypeVar
 from absl import flags
 import jax
 
-from simclr_jax import command_flags, console, multi_process, processes
+from simclr_jax import command_flags, console, multi_process, processes, retries
 from simclr_jax.finetuning import derive, report
 from simclr_jax.training import checkpoint, choice, failures, storage
 from simclr_jax.training import passport as passport_lib
@@ -44,6 +44,7 @@ CODES = {
   failures.NonFiniteLoss: console.EXIT_FAILED,
   checkpoint.DamagedCheckpoint: console.EXIT_WRONG_INPUT,
   storage.StorageFailed: console.EXIT_FAILED,
+  retries.DataAway: console.EXIT_STOPPED,
   OSError: console.EXIT_FAILED,
 }
 
@@ -110,6 +111,7 @@ def run(
     codes=CODES,
     agreed=(
       failures.NonFiniteLoss,
+      failures.StoppedWithoutData,
       checkpoint.DamagedCheckpoint,
       storage.RunNotSaved,
     ),

@@ -2,6 +2,7 @@
 
 from simclr_jax.processes.agreement import (
   AgreedFailure,
+  begun,
   check_same,
   from_first,
   gather,
@@ -19,6 +20,7 @@ __all__ = [
   'NotStarted',
   'Session',
   'check_devices',
+  'begun',
   'check_same',
   'find_launch',
   'from_first',

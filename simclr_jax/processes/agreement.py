@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import itertools
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from simclr_jax import retries
 from simclr_jax.processes import names
 
+T = TypeVar('T')
 # Sizes of what is exchanged are multiples of it: each is a program to compile.
 _BLOCK = 1024
 _SHOWN = 4
@@ -29,6 +32,7 @@ class AgreedFailure(Exception):
     where: The process that failed, 'process 1 of 2 on HOST'.
     error: What was raised there, in that process alone; elsewhere None.
     is_mistake: Whether it was a ValueError, which tells the user what to mend.
+    is_away: Whether it was a `retries.DataAway`.
   """
 
   def __init__(
@@ -38,11 +42,13 @@ class AgreedFailure(Exception):
     where: str,
     error: Exception | None = None,
     is_mistake: bool,
+    is_away: bool = False,
   ):
     super().__init__(message)
     self.where = where
     self.error = error
     self.is_mistake = is_mistake
+    self.is_away = is_away
 
 
 def gather(value: Any) -> list[Any]:
@@ -93,6 +99,7 @@ def together() -> Iterator[None]:
       'text': str(error) or type(error).__name__,
       'type': type(error).__name__,
       'is_mistake': isinstance(error, ValueError),
+      'is_away': isinstance(error, retries.DataAway),
     }
   found = gather(mine)
   failed = {k: entry for k, entry in enumerate(found) if entry is not None}
@@ -100,7 +107,8 @@ def together() -> Iterator[None]:
     return
   first = next(iter(failed.values()))
   same = [k for k, entry in failed.items() if entry == first]
-  text = first['text'] if first['is_mistake'] else _with_type(first)
+  is_said = first['is_mistake'] or first['is_away']
+  text = first['text'] if is_said else _with_type(first)
   others = len(failed) - len(same)
   if others:
     text += f' ({others} other processes failed in another way)'
@@ -109,7 +117,21 @@ def together() -> Iterator[None]:
     where=names.name_all(same),
     error=error,
     is_mistake=all(entry['is_mistake'] for entry in failed.values()),
+    is_away=all(entry['is_away'] for entry in failed.values()),
   ) from error
+
+
+def begun(items: Iterator[T]) -> Iterator[T]:
+  """The same items; the first is made now, in all processes or in none.
+
+  Raises:
+    AgreedFailure: If it could not be, in one of several processes.
+  """
+  if jax.process_count() == 1:
+    return items
+  with together():
+    first = list(itertools.islice(items, 1))
+  return itertools.chain(first, items)
 
 
 def _with_type(entry: Mapping[str, Any]) -> str:

@@ -207,6 +207,7 @@ class EmbeddingSet:
     try:
       table = file.read_row_group(group, columns=wanted, use_threads=False)
     except (OSError, arrow_error) as error:
+      parquet_schema.check_content(error, str(path))
       # With more than one member nobody knows which pictures it was of.
       cure = (
         'delete it, and the same simclr_jax.embed command computes it again'

@@ -8,7 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from simclr_jax import config as config_lib
-from simclr_jax import data, paths
+from simclr_jax import data, paths, retries
 from simclr_jax.data.sources import folder_scan
 
 _NAMED = ('digits', 'procedural')
@@ -101,7 +101,7 @@ def _divide(text: str) -> tuple[str, str]:
     return kind, paths.read(value)
   if text in _NAMED and not os.path.exists(text):
     return text, ''
-  if os.path.isfile(text):
+  if retries.is_file(text):
     extension = os.path.splitext(text)[1].lower()
     if extension not in _OF_FILE:
       raise ValueError(
@@ -109,7 +109,7 @@ def _divide(text: str) -> tuple[str, str]:
         'a .parquet of pictures is wanted'
       )
     return _OF_FILE[extension], os.path.abspath(text)
-  if os.path.isdir(text):
+  if retries.is_dir(text):
     return _kind_of_folder(text), os.path.abspath(text)
   if _TFDS_NAME.fullmatch(text):
     return 'tfds', text
@@ -121,7 +121,7 @@ def _divide(text: str) -> tuple[str, str]:
 
 
 def _kind_of_folder(path: str) -> str:
-  listing = folder_scan.list_pictures(path)
+  listing = retries.open_data(lambda: folder_scan.list_pictures(path))
   kinds = {_OF_FOLDER[e] for e in listing.ignored if e in _OF_FOLDER}
   if listing.pictures:
     kinds.add('folder')

@@ -22,6 +22,7 @@ import zipfile
 
 import numpy as np
 
+from simclr_jax import retries
 from simclr_jax.retrieval import atomic
 
 # Below it, as a share of the largest, a variance is rounding.
@@ -193,6 +194,8 @@ def load(
     ):
       values = {name: npz[name] for name in (*_ARRAYS, 'kind', 'of')}
   except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    if retries.may_pass(error):
+      raise
     raise ValueError(f'{path} is no transform: {error}; delete it') from error
   kind, fitted_on = str(values['kind']), str(values['of'])
   if fitted_on in earlier:

@@ -1,4 +1,4 @@
-"""Ends of a run that nobody planned: a loss that is no number."""
+"""Ends of a run that nobody planned: a loss that is no number, lost data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from absl import logging
 from etils import epath
 import jax
 
+from simclr_jax import retries
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import non_finite, storage
 from simclr_jax.training import steps as steps_lib
@@ -19,6 +20,20 @@ from simclr_jax.training import steps as steps_lib
 
 class NonFiniteLoss(RuntimeError):
   """Loss, gradient or new state is not finite; names the checkpoints."""
+
+
+class StoppedWithoutData(retries.DataAway):
+  """The run was saved and ended because data could not be read.
+
+  Raised in the processes that could not read, after all have stopped.
+  """
+
+  def __init__(self, error: OSError, step: int):
+    super().__init__(
+      f'{retries.describe(error)}. Stopped after step {step}'
+      + (', which is saved; ' if step else '; nothing was trained; ')
+      + 'once that can be read, the same command goes on from there'
+    )
 
 
 def is_finite(metrics: Mapping[str, float]) -> bool:

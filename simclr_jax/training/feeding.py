@@ -38,7 +38,8 @@ def train_feed(run: Run, *, start_step: int) -> Feed:
 
   Raises:
     ValueError: If the data do not fit on the devices; while iterating, if an
-      example cannot be read.
+      example cannot be used.
+    retries.DataAway: While iterating, if one cannot be read now.
   """
   feed = _view_feed(run, start_step=start_step)
   if run.extend_batch_fn is None:
@@ -78,10 +79,11 @@ def _view_feed(run: Run, *, start_step: int) -> Feed:
   if config.data.augment_on == 'hybrid':
     with processes.together():
       batches = pipeline.crop_batches(run.source, data=config.data, **share)
+    batches = processes.begun(batches)
     return mesh_lib.feed(batches, run.mesh, finish_fn=_from_crops(run))
   with processes.together():
     batches = pipeline.train_batches(run.source, data=config.data, **share)
-  return mesh_lib.feed(batches, run.mesh)
+  return mesh_lib.feed(processes.begun(batches), run.mesh)
 
 
 def _make_views_fn(run: Run) -> Callable[[jax.Array, jax.Array], jax.Array]:

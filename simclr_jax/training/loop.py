@@ -12,11 +12,12 @@ from absl import logging
 from etils import epath
 import jax
 
-from simclr_jax import processes
+from simclr_jax import processes, retries
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import (
   continuation,
   early_stopping,
+  failures,
   feeding,
   recipe,
   same_run,
@@ -75,7 +76,9 @@ def pretrain(
   before the metrics of the one before are fetched, so that the devices never
   wait for the host; (2) a step's loss is known to be finite before a state that
   came after it is evaluated or saved; (3) evaluation comes before the
-  checkpoint that records its result.
+  checkpoint that records its result; (4) whether to stop is asked after the
+  batch was fetched, which is one ahead of what is read: a process that cannot
+  read has a batch left for the step until all know.
 
   Args:
     run: What to train.
@@ -91,6 +94,7 @@ def pretrain(
     processes.AgreedFailure: The same, with several processes, or if they
       differ; in all of them.
     failures.NonFiniteLoss: If loss, gradient or new state is not finite.
+    failures.StoppedWithoutData: If data could not be read; all is saved.
     storage.RunNotSaved: If the last state, or too many before it, could not be
       saved.
   """
@@ -111,6 +115,11 @@ def pretrain(
     stack.callback(checkpointer.close)
     stop = stack.enter_context(signals.StopRequest(run.mesh))
     watchdog = stack.enter_context(watchdog or watchdog_lib.Watchdog())
+    stack.enter_context(
+      retries.listening(
+        lambda: stop.requested, stop.fail, at_most=watchdog.longest_wait
+      )
+    )
     begin = _restore_or_init(run, checkpointer, continue_from)
     state, start, resumed = begin.state, begin.step, begin.metrics
     patience = early_stopping.Patience(stopping, resumed)
@@ -131,7 +140,7 @@ def pretrain(
       logging.info('finished at step %d: nothing to do', start)
       if not owes:
         _mark(path, finished_at=start)
-      return Outcome(state=state, step=start, finished=not owes)
+      return _outcome(state, start, finished=not owes, stop=stop)
     # A mark whose last checkpoint is gone would end a `--follow` too early.
     _mark(path, finished_at=None)
     logging.info('%s', recipe.describe(run, state, start_step=start))
@@ -146,15 +155,17 @@ def pretrain(
     train_step = run.train_step()
 
     step = start
-    while (
-      step < resolved.total_steps
-      and not patience.exhausted
-      and not stop.agreed()
-    ):
+    while step < resolved.total_steps and not patience.exhausted:
       check_lock()
       reporter.profile(step)
       with reporter.progress.waiting_for_input():
-        batch, index = next(batches)
+        fetched = _fetch(batches, stop)
+      if stop.agreed():
+        break
+      if fetched is None:
+        assert stop.failure is not None
+        raise stop.failure  # of this process alone: the others have a batch
+      batch, index = fetched
       state, output = train_step(state, batch)
       step += 1
       reporter.push(step, output, index)
@@ -187,6 +198,28 @@ def pretrain(
     finished = ended and not owes
     if finished:
       _mark(path, finished_at=step)
+  return _outcome(state, step, finished=finished, stop=stop)
+
+
+def _fetch(batches: feeding.Feed, stop: signals.StopRequest) -> Any:
+  """The next batch and its indices; None, and `stop` told, if it is away."""
+  try:
+    return next(batches)
+  except OSError as error:
+    stop.fail(error)
+    return None
+
+
+def _outcome(
+  state: TrainState, step: int, *, finished: bool, stop: signals.StopRequest
+) -> Outcome:
+  """How the run ended.
+
+  Raises:
+    failures.StoppedWithoutData: If that is because data could not be read.
+  """
+  if stop.failure is not None and not finished:
+    raise failures.StoppedWithoutData(stop.failure, step) from stop.failure
   return Outcome(state=state, step=step, finished=finished)
 
 

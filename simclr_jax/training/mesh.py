@@ -10,6 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from simclr_jax import retries
+
 DATA_AXIS = 'data'
 
 # Arrays of a batch on the devices -> the step's 'views' and 'label'.
@@ -66,21 +68,18 @@ def feed(
     finish_fn: From what was put there to the step's 'views' and 'label'; its
       work is dispatched one batch ahead too. None: they are there already.
 
-  Yields:
-    ({'views', 'label'} as global arrays, this host's example indices [b]).
+  Returns:
+    Iterator of ({'views', 'label'} as global arrays, this host's example
+    indices [b]); an OSError comes in the place of its batch.
   """
-  ahead = None
-  for batch in batches:
+
+  def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
     index = batch['index']
     if finish_fn is None:
       names = ('views', 'label')
-      on_device = put_batch({name: batch[name] for name in names}, mesh)
-    else:
-      # Devices count in 32 bits.
-      small = {**batch, 'index': index.astype(np.int32)}
-      on_device = finish_fn(put_batch(small, mesh))
-    if ahead is not None:
-      yield ahead
-    ahead = (on_device, index)
-  if ahead is not None:
-    yield ahead
+      return put_batch({name: batch[name] for name in names}, mesh), index
+    # Devices count in 32 bits.
+    small = {**batch, 'index': index.astype(np.int32)}
+    return finish_fn(put_batch(small, mesh)), index
+
+  return retries.one_ahead(map(put, batches))

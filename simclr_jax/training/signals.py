@@ -51,6 +51,7 @@ class StopRequest:
     """
     self._will = will
     self.requested = False
+    self.failure: OSError | None = None
     self._agreement = None
     if jax.process_count() > 1:
       if mesh is None:
@@ -87,6 +88,14 @@ class StopRequest:
     os.close(self._write)
     os.close(self._read)
 
+  def fail(self, error: OSError) -> None:
+    """Asks to stop because data cannot be read; from any thread.
+
+    Attribute `failure` is the first such error.
+    """
+    self.failure = self.failure or error
+    self.requested = True
+
   def agreed(self) -> bool:
     """Whether all processes stop now; every one has to ask at the same places.
 
@@ -98,7 +107,7 @@ class StopRequest:
     if not self._agreement.ask(self.requested):
       return False
     if not self.requested:
-      logging.info('another process was asked to stop: stopping with it')
+      logging.info('another process has to stop: stopping with it')
     self.requested = True
     return True
 

@@ -61,6 +61,14 @@ class Watchdog:
   def __exit__(self, *unused: object) -> None:
     self._stop.set()
 
+  @property
+  def longest_wait(self) -> float:
+    """Longest time that a step may wait for data, seconds.
+
+    Half of the timeout: the other processes wait for it in a collective.
+    """
+    return self._timeout / 2 if self._timeout else float('inf')
+
   def beat(self) -> None:
     """A step has ended."""
     self._waited = 0.0

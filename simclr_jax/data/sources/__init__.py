@@ -8,6 +8,7 @@ import difflib
 from etils import epath
 
 from simclr_jax import config as config_lib
+from simclr_jax import retries
 from simclr_jax.data.source import Source
 from simclr_jax.data.sources import (
   arrays,
@@ -45,6 +46,7 @@ def make_source(
   Raises:
     ValueError: If source or split are unknown, or the data are missing,
       damaged or empty.
+    retries.DataAway: If the system does not let them be read.
   """
   if data.source not in SOURCES:
     close = difflib.get_close_matches(data.source, SOURCES, n=1)
@@ -53,4 +55,5 @@ def make_source(
       f'config.data.source = {data.source!r} is unknown; {hint}known: '
       f'{", ".join(SOURCES)}'
     )
-  return SOURCES[data.source](data, split, workdir=workdir)
+  make = SOURCES[data.source]
+  return retries.open_data(lambda: make(data, split, workdir=workdir))

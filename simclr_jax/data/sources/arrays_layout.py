@@ -13,6 +13,8 @@ import zlib
 
 import numpy as np
 
+from simclr_jax import retries
+
 _NPY_SPLIT = re.compile(r'([\w.]+)_images\.npy')
 _KEY_SPLIT = re.compile(r'([\w.]+)_images')
 _SHOWN = 10  # entries of a list in a message
@@ -56,9 +58,9 @@ def find_splits(path: str) -> dict[str, Split]:
     raise ValueError(
       f'config.data.path = {path!r}: arrays must be local or mounted'
     )
-  if os.path.isfile(path):
+  if retries.is_file(path):
     return _splits_of_npz(path)
-  if not os.path.isdir(path):
+  if not retries.is_dir(path):
     raise ValueError(
       f'config.data.path = {path!r} is neither a folder nor an .npz file'
     )
@@ -119,6 +121,8 @@ def _keys(path: str) -> list[str]:
       if len(set(members)) < len(members):
         raise OSError('two of its arrays have the same name')
   except _UNREADABLE as error:
+    if retries.may_pass(error):
+      raise
     raise ValueError(
       f'{path} is no .npz file: {error}; an .npy must be named '
       'SPLIT_images.npy, and config.data.path its folder'
@@ -139,6 +143,8 @@ def load(place: Place) -> np.ndarray:
     with zipfile.ZipFile(place.path) as archive:
       array = _read_member(archive, place.key)
   except _UNREADABLE as error:
+    if retries.may_pass(error):
+      raise
     raise ValueError(f'{describe(place)} cannot be read: {error}') from error
   array.flags.writeable = False
   return array
@@ -156,6 +162,8 @@ def load_npz(path: str) -> dict[str, np.ndarray]:
       keys = [name.removesuffix('.npy') for name in archive.namelist()]
       return {key: _read_member(archive, key) for key in keys}
   except _UNREADABLE as error:
+    if retries.may_pass(error):
+      raise
     raise ValueError(f'{path} is no readable .npz file: {error}') from error
 
 

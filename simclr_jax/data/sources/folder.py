@@ -20,6 +20,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import retries
 from simclr_jax.data import cache, plain_image
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
@@ -84,7 +85,7 @@ def make_parts(
     divide_fn: Source of all -> for each part its rows, rising.
     workdir: As for `make`.
   """
-  pictures = _look(data, split, workdir)
+  pictures = retries.open_data(lambda: _look(data, split, workdir))
   return [
     _source_of(
       pictures._replace(
@@ -239,7 +240,7 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
       f'config.data.path = {data.path!r}: a folder must be local or mounted; '
       'for remote storage prepare a TFDS data set'
     )
-  if not os.path.isdir(root):
+  if not retries.is_dir(root):
     field = 'config.data.path' if not part.folder else 'the split'
     there = ''
     if os.path.isdir(data.path):
@@ -255,7 +256,7 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
       f"'[:80%]'){there}"
     )
   held_out = _join(data.path, folder_split.parse(data.test_split).folder)
-  if not split and data.test_split and os.path.isdir(held_out):
+  if not split and data.test_split and retries.is_dir(held_out):
     raise ValueError(
       f"split '' takes all of {data.path}, also {held_out}, which "
       'config.data.test_split holds out: the evaluation would be on images '
@@ -297,7 +298,7 @@ def _find_classes(
     for split in (data.train_split, data.test_split)
   }
   for other in named - {'', folder}:
-    if folder and os.path.isdir(_join(data.path, other)):
+    if folder and retries.is_dir(_join(data.path, other)):
       names |= set(_subfolders(_join(data.path, other)))
   classes = tuple(sorted(names, key=os.fsencode))
   present = {path.split('/')[0] for path in pictures}

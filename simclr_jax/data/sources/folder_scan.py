@@ -23,6 +23,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from simclr_jax import retries
 from simclr_jax.data import cache, plain_image
 from simclr_jax.data.progress import Progress
 
@@ -36,11 +37,12 @@ EXTENSIONS = (
   '.bmp',
   '.gif',
 )
-_VERSION = 3  # Raise when columns, the meaning of `plain` or limits change.
+_VERSION = 4  # Raise when columns, the meaning of `plain` or limits change.
 # A picture of image_header.MAX_PIXELS takes less in every format.
 _MAX_BYTES = 1 << 30
 _BLOCK = 4096  # files between looking at the clock
 _SAVE_EVERY_S = 60.0
+_SHOWN = 5  # errors in a message
 
 
 class Listing(NamedTuple):
@@ -108,8 +110,14 @@ def walk(
   try:
     status = os.stat(folder)
     with os.scandir(folder) as entries:
-      found = [entry for entry in entries if not entry.name.startswith('.')]
+      found = [
+        (entry.name, is_folder(entry))
+        for entry in entries
+        if not entry.name.startswith('.')
+      ]
   except OSError as error:
+    if retries.may_pass(error):
+      raise
     raise ValueError(
       f'cannot list the folder {folder}: {error}; make it readable or move it '
       'out of config.data.path, else what it holds would be missing silently'
@@ -118,9 +126,9 @@ def walk(
   here = (status.st_dev, status.st_ino)
   if here in ancestors:
     return
-  for entry in found:
-    path = f'{relative}/{entry.name}' if relative else entry.name
-    if is_folder(entry):
+  for name, is_dir in found:
+    path = f'{relative}/{name}' if relative else name
+    if is_dir:
       yield from walk(root, path, ancestors=(*ancestors, here))
     else:
       yield path
@@ -130,7 +138,9 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
   """Whether it is a folder or a link to one; a link to itself is neither."""
   try:
     return entry.is_dir()
-  except OSError:
+  except OSError as error:
+    if retries.may_pass(error):
+      raise
     return False
 
 
@@ -146,12 +156,18 @@ def scan(
 
   Returns:
     One `File` for each path, in order.
+
+  Raises:
+    ValueError: If the system does not let some be read. That says nothing of
+      the pictures, so it is not kept, and they are not left out.
+    retries.DataAway: If it does not let one be read for now.
   """
   name = f'{_VERSION} {PIL.__version__} {os.path.abspath(root)}'
   key = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
   kept = cache_folder / f'folder_scan_{key}.npz'
   known = _load(kept)
   files: list[File] = []
+  refused: list[OSError] = []
   fresh, saved = 0, time.monotonic()
   progress = Progress('Checked', len(paths))
   with (
@@ -168,7 +184,8 @@ def scan(
       after = list(
         pool.map(lambda p, b: _examine(root, p, known=b), block, before)
       )
-      files += after
+      files += [a for a in after if isinstance(a, File)]
+      refused += [a for a in after if isinstance(a, OSError)]
       fresh += sum(a is not b for a, b in zip(after, before, strict=True))
       progress.add(len(block))
       now = time.monotonic()
@@ -177,29 +194,54 @@ def scan(
         _save(kept, files)
   if fresh or len(known) != len(files):
     _save(kept, files)
+  if refused:
+    examples = '\n'.join(f'  {error}' for error in refused[:_SHOWN])
+    raise ValueError(
+      f'{len(refused)} of {len(paths)} pictures in {root} cannot be opened; '
+      'make them readable (chmod, chown) or move them out of config.data.path, '
+      f'else they would be missing silently. The first:\n{examples}'
+    )
   return files
 
 
-def _examine(root: str, path: str, *, known: File | None) -> File:
-  """Result for one file; `known` itself where the file has not changed."""
+def _examine(root: str, path: str, *, known: File | None) -> File | OSError:
+  """Result for one file; `known` itself where the file has not changed.
+
+  An error of the system where that does not let it be read.
+  """
   full = os.path.join(root, path)
   file = File(path)
-  try:
+
+  def read() -> bytes | None:
+    nonlocal file
     status = os.stat(full)
     file = file._replace(size=status.st_size, mtime_ns=status.st_mtime_ns)
     if known and known[:3] == file[:3]:
-      return known
+      return None
     # A pipe would be waited for, and a device gives bytes for ever.
     if not stat.S_ISREG(status.st_mode):
       raise ValueError('it is a pipe, socket or device, not a file')
     if status.st_size > _MAX_BYTES:
       raise ValueError('it is larger than 1 GiB, which no picture is')
     with open(full, 'rb') as handle:
-      data = handle.read()
+      return handle.read()
+
+  def is_gone(error: BaseException) -> bool:
+    # It was there when the folder was listed; a link may lead nowhere.
+    return isinstance(error, FileNotFoundError) and not os.path.islink(full)
+
+  try:
+    data = retries.retry(
+      read, what=full, passing=lambda e: retries.may_pass(e) or is_gone(e)
+    )
+    if data is None:
+      return known or file
     file = file._replace(crc=zlib.crc32(data))
     found = plain_image.inspect(data)
-  except MemoryError:
+  except (MemoryError, retries.DataAway):
     raise
+  except PermissionError as error:
+    return error
   # Pillow's decoders raise nearly every built-in exception for damaged data;
   # each is a reason why this file cannot be read, and is reported as such.
   except Exception as error:

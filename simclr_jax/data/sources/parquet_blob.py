@@ -96,7 +96,7 @@ def convert(
   kept = {path: _kept_paths(path, columns, cache_folder) for path in paths}
   pending = [path for path in paths if _load(*kept[path]) is None]
   if pending:
-    with _explained(cache_folder):
+    with _explained(cache_folder, pending):
       cache_folder.mkdir(parents=True, exist_ok=True)
       progress = _announce(pending, columns, cache_folder)
       for path in pending:
@@ -169,11 +169,13 @@ def _load(blob: pathlib.Path, index: pathlib.Path) -> Index | None:
 
 
 @contextlib.contextmanager
-def _explained(folder: pathlib.Path) -> Iterator[None]:
+def _explained(folder: pathlib.Path, paths: Sequence[str]) -> Iterator[None]:
   """Says what to do where the cache folder is read-only or full."""
   try:
     yield
-  except OSError as error:  # Errors of the Parquet files are ValueErrors.
+  except OSError as error:
+    if error.filename in paths:
+      raise
     raise ValueError(
       f'the cache folder {folder} cannot be written: {error}; make it writable '
       'and large enough, or name another one by the environment variable '

@@ -111,6 +111,7 @@ def _largest_label(file: OpenFile) -> int:
   try:
     labels = handle.read(columns=[file.columns.label]).column(0)
   except (OSError, parquet_schema.pyarrow().ArrowException) as error:
+    parquet_schema.check_content(error, file.full)
     raise ValueError(f'{file.full} is damaged: {error}') from error
   finally:
     handle.close()

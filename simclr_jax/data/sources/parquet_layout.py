@@ -22,6 +22,7 @@ import os
 import re
 from typing import NamedTuple
 
+from simclr_jax import retries
 from simclr_jax.data.sources import folder_scan
 
 _KEYWORDS = (
@@ -131,7 +132,7 @@ def _list_files(path: str) -> tuple[str, list[str]]:
       f'config.data.path = {path!r}: Parquet files must be local or mounted; '
       'download them first (`huggingface-cli download`, `gsutil cp`)'
     )
-  if os.path.isfile(path):
+  if retries.is_file(path):
     folder, name = os.path.dirname(path) or '.', os.path.basename(path)
     if (total := parse(name).total) > 1:
       raise ValueError(
@@ -139,7 +140,7 @@ def _list_files(path: str) -> tuple[str, list[str]]:
         f"the folder {folder!r} (for fewer pictures: a part as 'train[:500]')"
       )
     return folder, [name]
-  if not os.path.isdir(path):
+  if not retries.is_dir(path):
     raise ValueError(
       f'config.data.path = {path!r} is neither a folder nor a Parquet file'
     )

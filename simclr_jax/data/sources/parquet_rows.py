@@ -28,6 +28,7 @@ def batches(path: str, columns: parquet_schema.Columns) -> Iterator[Any]:
       try:
         batch = next(found, None)
       except (OSError, arrow_error) as error:
+        parquet_schema.check_content(error, path)
         raise ValueError(
           f'{path} is damaged: {error}; fetch or write it again'
         ) from error

@@ -15,6 +15,7 @@ import json
 from typing import Any, NamedTuple
 
 from simclr_jax import config as config_lib
+from simclr_jax import retries
 from simclr_jax.data.source import MAX_CLASSES
 
 METADATA_KEY = b'simclr_jax'
@@ -79,7 +80,14 @@ def open_file(path: str) -> Any:
       path, page_checksum_verification=True, pre_buffer=False
     )
   except (OSError, pyarrow().ArrowException) as error:
+    check_content(error, path)
     raise ValueError(f'{path} {_why_unreadable(path, error)}') from error
+
+
+def check_content(error: Exception, path: str) -> None:
+  """Raises an error of pyarrow anew if the system refused to read."""
+  if isinstance(error, OSError) and retries.may_pass(error):
+    raise retries.naming(error, path)
 
 
 def _why_unreadable(path: str, error: Exception) -> str:

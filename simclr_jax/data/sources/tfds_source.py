@@ -16,7 +16,8 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import cache, plain_image, tfrecord_index
+from simclr_jax import retries
+from simclr_jax.data import cache, plain_image, record_files, tfrecord_index
 from simclr_jax.data.lazy_tf import tf, tfds
 from simclr_jax.data.source import NO_LABEL, Example, Source
 
@@ -101,6 +102,7 @@ def _load_builder(data: config_lib.DataConfig) -> Any:
       data.name, data_dir=data.data_dir or None
     )
   except tfds.core.DatasetNotFoundError as error:
+    retries.is_dir(data.data_dir)  # raises where the disk does not answer
     where = data.data_dir or "TFDS's default (~/tensorflow_datasets)"
     option = f' --data_dir={data.data_dir}' if data.data_dir else ''
     raise ValueError(
@@ -111,6 +113,8 @@ def _load_builder(data: config_lib.DataConfig) -> Any:
       'config.data.data_dir'
     ) from error
   except (ValueError, OSError, KeyError) as error:
+    if retries.may_pass(error):
+      raise
     raise ValueError(
       f'config.data.name = {data.name!r} cannot be opened in '
       f'{data.data_dir or "the default data_dir of TFDS"}: {error}'
@@ -215,25 +219,9 @@ def _read_tfrecord(
 
 
 def _read_array_record(spans: _Spans) -> ReadRecordFn:
-  try:
-    from array_record.python import array_record_module
-  except ImportError as error:
-    raise ValueError(
-      f'{spans.paths[0]} is an array_record file: `pip install array_record`, '
-      'or prepare the data set with `tfds build --file_format=tfrecord`'
-    ) from error
-  readers = {
-    # No read-ahead: the next read is somewhere else.
-    path: array_record_module.ArrayRecordReader(
-      path, options='readahead_buffer_size:0'
-    )
-    for path in set(spans.paths)
-  }
-  # A damaged file is not an error to array_record, it only has no records.
   for path, wanted in zip(spans.paths, spans.in_file, strict=True):
-    _check_count(path, readers[path].num_records(), wanted=int(wanted))
-  chosen = [readers[path] for path in spans.paths]
-  return lambda span, record: chosen[span].read([record])[0]
+    _check_count(path, record_files.count(path), wanted=int(wanted))
+  return lambda span, record: record_files.read(spans.paths[span], record)
 
 
 def _check_count(path: str, found: int, *, wanted: int) -> None:
