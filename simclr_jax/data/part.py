@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent import futures
 import dataclasses
 import hashlib
@@ -15,6 +16,7 @@ from simclr_jax.data.source import NO_LABEL, Example, Source
 
 _CHUNK = 256
 _THREADS = 16
+_DECISIVE = 4096  # Records from which a data set is judged.
 
 
 def take(source: Source, rows: np.ndarray, *, name: str) -> Source:
@@ -25,7 +27,7 @@ def take(source: Source, rows: np.ndarray, *, name: str) -> Source:
     rows: Places in it, each at most once.
     name: What the part is, for people; stands behind the source's name.
   """
-  rows = np.asarray(rows, np.int64)
+  rows, known = np.asarray(rows, np.int64), source.label_fn
   return dataclasses.replace(
     source,
     name=f'{source.name}, {name}',
@@ -33,6 +35,7 @@ def take(source: Source, rows: np.ndarray, *, name: str) -> Source:
     read=lambda i: source.read(int(rows[i])),
     example_id=lambda i: source.example_id(int(rows[i])),
     fingerprint=_digest(source, b'take', rows),
+    label_fn=known and (lambda i: known(int(rows[i]))),
   )
 
 
@@ -40,6 +43,7 @@ def hide_labels(source: Source, shown: np.ndarray) -> Source:
   """All examples, of which only those at `shown` (int64 [k]) have a label."""
   visible = np.zeros(source.num_examples, bool)
   visible[shown] = True
+  known = source.label_fn
 
   def read(i: int) -> Example:
     image, label = source.read(i)
@@ -50,7 +54,101 @@ def hide_labels(source: Source, shown: np.ndarray) -> Source:
     name=f'{source.name}, {len(shown)} of the labels',
     read=read,
     fingerprint=_digest(source, b'hide', np.sort(shown)),
+    label_fn=known and (lambda i: known(i) if visible[i] else NO_LABEL),
   )
+
+
+def label_of(source: Source, i: int) -> int:
+  """Label of an example; reads its image only where it stands beside it.
+
+  Raises:
+    ValueError: If it cannot be read; the message names the example.
+  """
+  if source.label_fn is not None:
+    return source.label_fn(i)
+  return reading.read(source, i).label
+
+
+def some_labels(source: Source, *, examples: int, classes: int) -> list[int]:
+  """Labels of a source, looked at in a random order until these are enough.
+
+  Args:
+    source: Whose.
+    examples: Labels that are enough,
+    classes: if they are of so many classes.
+  """
+  found: list[int] = []
+  kinds: set[int] = set()
+  for label in _at_random(source):
+    if label != NO_LABEL:
+      found.append(label)
+      kinds.add(label)
+    if len(found) >= examples and len(kinds) >= classes:
+      break
+  return found
+
+
+def are_complete(source: Source) -> bool:
+  """Whether every example has a label, and every class an example.
+
+  Without `Source.label_fn` some thousand records decide, drawn at random, and
+  more until every class has been seen: reading all of them can take an hour.
+  """
+  kinds: set[int] = set()
+  most = source.num_examples if source.label_fn else _DECISIVE
+  for count, label in enumerate(_at_random(source), start=1):
+    if label == NO_LABEL:
+      return False
+    kinds.add(label)
+    if count >= most and len(kinds) == source.num_classes:
+      return True
+  return len(kinds) == source.num_classes
+
+
+def _at_random(source: Source) -> Iterator[int]:
+  """All labels, in a random order."""
+  rows = np.random.default_rng(0).permutation(source.num_examples)
+  for labels in _labels_at(source, rows, size=32):
+    yield from labels.tolist()
+
+
+def _labels_at(
+  source: Source, rows: np.ndarray, *, size: int
+) -> Iterator[np.ndarray]:
+  """Labels at `rows`, `size` at a time, in their order; read by threads."""
+
+  def read(start: int) -> np.ndarray:
+    some = rows[start : start + size].tolist()
+    return np.array([label_of(source, i) for i in some], np.int32)
+
+  starts = range(0, len(rows), size)
+  if source.label_fn is not None:
+    yield from map(read, starts)
+    return
+  executor = futures.ThreadPoolExecutor(_THREADS, 'labels')
+  try:
+    yield from executor.map(read, starts)
+  finally:
+    executor.shutdown(cancel_futures=True)
+
+
+def labelled(source: Source, label_n: np.ndarray | None = None) -> Source:
+  """The examples with a label; the source itself where all or none have one.
+
+  Args:
+    source: Of all.
+    label_n: Its labels. Default: those that are known without the images; the
+      source itself where they are not.
+  """
+  if label_n is None:
+    if source.label_fn is None:
+      return source
+    label_n = read_labels(source)
+  rows = np.flatnonzero(label_n != NO_LABEL)
+  if len(rows) in (0, source.num_examples):
+    return source
+  name = f'{len(rows):,} of {source.num_examples:,} with a label'
+  return take(source, rows, name=name)
 
 
 def read_labels(
@@ -58,8 +156,8 @@ def read_labels(
 ) -> np.ndarray:
   """int32 [n], NO_LABEL where there is none; read once, then kept.
 
-  A label stands beside its picture, so all pictures are read (not decoded):
-  minutes for ImageNet on a fast disk.
+  Without `Source.label_fn` a label stands beside its picture, so all pictures
+  are read (not decoded): minutes for ImageNet on a fast disk.
 
   Args:
     source: Whose.
@@ -68,23 +166,19 @@ def read_labels(
   Raises:
     ValueError: If an example cannot be read; it names it.
   """
+  everything = np.arange(source.num_examples)
+  if source.label_fn is not None:
+    return next(_labels_at(source, everything, size=source.num_examples))
   key = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:32]
   path = cache.folder(workdir) / f'labels_{key}.npz'
   kept = cache.load(path)
   if kept is not None and len(kept.get('labels', ())) == source.num_examples:
     return kept['labels']
-  labels = np.empty(source.num_examples, np.int32)
-  progress = Progress('Read', source.num_examples, unit='labels')
-
-  def read(start: int) -> int:
-    stop = min(start + _CHUNK, source.num_examples)
-    for i in range(start, stop):
-      labels[i] = reading.read(source, i).label
-    return stop - start
-
-  with futures.ThreadPoolExecutor(_THREADS, 'labels') as executor:
-    for count in executor.map(read, range(0, source.num_examples, _CHUNK)):
-      progress.add(count)
+  progress, parts = Progress('Read', source.num_examples, unit='labels'), []
+  for part in _labels_at(source, everything, size=_CHUNK):
+    parts.append(part)
+    progress.add(len(part))
+  labels = np.concatenate(parts)
   cache.save(path, {'labels': labels})
   return labels
 

@@ -50,6 +50,8 @@ class Source:
     fingerprint: Hash that changes when examples, labels or their order do.
     class_names: One per class, or empty.
     skipped: (path, reason) of files that could not be read.
+    label_fn: Index -> label, where it is known without reading the image; None
+      where it stands in the record beside the image.
   """
 
   name: str
@@ -61,3 +63,4 @@ class Source:
   fingerprint: str
   class_names: tuple[str, ...] = ()
   skipped: tuple[tuple[str, str], ...] = ()
+  label_fn: Callable[[int], int] | None = None

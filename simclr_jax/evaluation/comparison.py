@@ -18,7 +18,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.data import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import intervals, knn, linear_probe
+from simclr_jax.evaluation import intervals, knn, linear_probe, occurring
 
 TITLES = {
   'raw_pixels': 'raw pixels',
@@ -68,7 +68,8 @@ class Comparison:
     rows: The pretrained encoder last.
     labels_per_class: Of the probe with few labels.
     knn_k: Of the kNN column; None without it.
-    num_train, num_test, num_classes: Sizes.
+    num_train, num_test, num_classes: Sizes; of a split those with a label.
+    num_test_classes: Classes that occur in the test split.
     majority: Share of the commonest test class.
     notes: What is missing from the table, and why.
   """
@@ -79,6 +80,7 @@ class Comparison:
   num_train: int
   num_test: int
   num_classes: int
+  num_test_classes: int
   majority: float
   notes: tuple[str, ...] = ()
 
@@ -157,6 +159,7 @@ def compare(
     with too few examples, say) is left out, and a note says why.
 
   Raises:
+    NoAccuracy: If labels allow none.
     ValueError: If training and test features cannot be compared at all.
   """
   few_config = dataclasses.replace(
@@ -170,8 +173,10 @@ def compare(
   all_config = dataclasses.replace(
     config.probe, mode='features', labels_per_class=0
   )
-  for both in features.values():
-    features_lib.check_comparable(both.train, both.test)
+  labelled = {
+    kind: features_lib.comparable(both.train, both.test)
+    for kind, both in features.items()
+  }
   k = None
 
   def judge_few(both: EncoderFeatures) -> Score:
@@ -188,13 +193,13 @@ def compare(
     k = near.headline.k
     return Score(near.headline.top1, near.headline.top1_interval)
 
-  notes: list[str] = []
+  first = next(iter(labelled.values()))
+  notes = list(first.occurring.notes)
   columns = {
     'probe_few': _column(judge_few, features, 'few labels', notes),
     'probe_all': _column(judge_all, features, 'all labels', notes),
     'knn': _column(judge_knn, features, 'kNN', notes),
   }
-  first = next(iter(features.values()))
   return Comparison(
     rows=tuple(
       Row(
@@ -209,6 +214,7 @@ def compare(
     num_train=len(first.train.labels),
     num_test=len(first.test.labels),
     num_classes=first.train.num_classes,
+    num_test_classes=first.occurring.num_test_classes,
     majority=float(np.bincount(first.test.labels).max())
     / len(first.test.labels),
     notes=tuple(notes),
@@ -247,8 +253,10 @@ def format_table(
   text = ['   '.join(map(str.ljust, line, widths)) for line in lines]
   text.insert(1, '   '.join('-' * width for width in widths))
   text.append(
-    f'Top-1 on {comparison.num_test:,} held-out images, with 95 % intervals '
-    f'over them; the commonest class alone gives {comparison.majority:.1%}.'
+    f'Top-1 on {comparison.num_test:,} held-out images of '
+    f'{occurring.classes_text(comparison.num_test_classes)}, with 95 % '
+    'intervals over them; the commonest class alone gives '
+    f'{comparison.majority:.1%}.'
   )
   text += comparison.notes
   return '\n'.join(line.rstrip() for line in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+from typing import NamedTuple
 
 from etils import epath
 import jax
@@ -11,12 +12,13 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import processes, retries
-from simclr_jax.data import pipeline
+from simclr_jax.data import part, pipeline
 from simclr_jax.data import source as source_lib
 from simclr_jax.data.progress import Progress
 from simclr_jax.data.source import Batch
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import feature_cache, neighbours
+from simclr_jax.evaluation import occurring as occurring_lib
 from simclr_jax.training import mesh as mesh_lib
 
 _LABEL_HINT = "accuracy needs labels (for a folder: data.labels_from='folders')"
@@ -38,6 +40,8 @@ class Features:
     num_classes: Of the source; 0 without labels.
     name: Of the source, for people.
     source_fingerprint, encoder_fingerprint: What they were computed from.
+    num_left_out: Examples of the split that were left out before, for want of a
+      label.
   """
 
   h: np.ndarray
@@ -47,6 +51,7 @@ class Features:
   name: str
   source_fingerprint: str
   encoder_fingerprint: str
+  num_left_out: int = 0
 
 
 def extract_features(
@@ -100,15 +105,29 @@ def extract_features(
   return features
 
 
-def check_comparable(train: Features, test: Features) -> None:
-  """Refuses features from which no honest test accuracy can follow.
+class Comparable(NamedTuple):
+  """The labelled examples of two splits.
+
+  Attributes:
+    train, test: Their features.
+    occurring: The classes among their labels; its notes also count the examples
+      without a label, which are left out.
+  """
+
+  train: Features
+  test: Features
+  occurring: occurring_lib.Occurring
+
+
+def comparable(train: Features, test: Features) -> Comparable:
+  """The part of both splits from which an honest test accuracy can follow.
 
   Raises:
-    ValueError: If labels are missing or impossible, if test and training data
-      are the same, or if two different encoders made them.
+    NoAccuracy: If a split has no labels, or training labels are of one class.
+    ValueError: If labels are impossible, if test and training data are the
+      same, or if two different encoders made them.
   """
-  check_labels(train)
-  check_labels(test)
+  given, (train, test) = (train, test), (labelled(train), labelled(test))
   _check_two_splits(
     (train.name, train.num_classes, train.source_fingerprint),
     (test.name, test.num_classes, test.source_fingerprint),
@@ -119,23 +138,34 @@ def check_comparable(train: Features, test: Features) -> None:
       f'({train.encoder_fingerprint[:12]} and {test.encoder_fingerprint[:12]}):'
       ' the encoder changed between them'
     )
+  found = occurring_lib.find(train.labels, test.labels)
+  notes = occurring_lib.unlabelled_notes(
+    *(
+      (all_.name, len(some.labels), len(all_.labels) + all_.num_left_out)
+      for all_, some in zip(given, (train, test), strict=True)
+    )
+  )
+  found = dataclasses.replace(found, notes=(*notes, *found.notes))
+  return Comparable(train, test, found)
 
 
 def check_sources(train: source_lib.Source, test: source_lib.Source) -> None:
-  """The part of `check_comparable` that needs no features yet.
+  """The part of `comparable` that needs neither features nor labels.
 
   It asks both sources for the names of all their examples: some seconds for
   ImageNet.
 
   Raises:
-    ValueError: If a split is empty or has no labels, or both have an example in
-      common.
+    NoAccuracy: If a split has no labels.
+    ValueError: If one is empty, or both have an example in common.
   """
   for source in (train, test):
     if not source.num_examples:
       raise ValueError(f'{source.name} is empty')
     if not source.num_classes:
-      raise ValueError(f'{source.name} has no labels; {_LABEL_HINT}')
+      raise occurring_lib.NoAccuracy(
+        f'{source.name} has no labels; {_LABEL_HINT}'
+      )
   _check_two_splits(
     (train.name, train.num_classes, train.fingerprint),
     (test.name, test.num_classes, test.fingerprint),
@@ -154,22 +184,61 @@ def check_sources(train: source_lib.Source, test: source_lib.Source) -> None:
     )
 
 
-def check_labels(features: Features) -> None:
-  """Raises ValueError unless every example has a possible label."""
+def check_source_labels(
+  train: source_lib.Source, test: source_lib.Source, *, least: int = 1
+) -> None:
+  """Refuses, before anything is computed, labels that allow no accuracy.
+
+  Where labels stand in the records it reads some of these, at random, until
+  enough are found: few, unless they are missing.
+
+  Args:
+    train: Whose labels are learnt.
+    test: Whose labels are judged by.
+    least: Labels that the training split must have.
+
+  Raises:
+    NoAccuracy: If a split has too few, or `train` those of one class.
+  """
+  for source, number, classes in ((train, least, 2), (test, 1, 1)):
+    found = part.some_labels(source, examples=number, classes=classes)
+    if len(found) < number:
+      raise occurring_lib.NoAccuracy(
+        f'{source.name} has {len(found):,} labels, at least {number:,} '
+        f'{"is" if number == 1 else "are"} needed; {_LABEL_HINT}'
+      )
+    if classes > 1:
+      occurring_lib.require_two(set(found))
+
+
+def labelled(features: Features) -> Features:
+  """The examples that have a label.
+
+  Raises:
+    NoAccuracy: If none has.
+    ValueError: If a label is no class.
+  """
   labels, num_classes = features.labels, features.num_classes
   if not len(labels):
     raise ValueError(f'{features.name} is empty')
-  missing = int(np.sum(labels < 0)) if num_classes else len(labels)
-  if missing:
-    raise ValueError(
-      f'{features.name} has no label for {missing} of {len(labels)} examples; '
-      f'{_LABEL_HINT}'
+  rows = np.flatnonzero(labels >= 0) if num_classes else ()
+  if not len(rows):
+    raise occurring_lib.NoAccuracy(
+      f'{features.name} has no labels; {_LABEL_HINT}'
     )
   if labels.max() >= num_classes:
     raise ValueError(
       f'{features.name} has label {labels.max()}, but only {num_classes} '
       'classes'
     )
+  if len(rows) == len(labels):
+    return features
+  return dataclasses.replace(
+    features,
+    h=features.h[rows],
+    z=features.z[rows],
+    labels=labels[rows],
+  )
 
 
 def _check_two_splits(

@@ -23,10 +23,15 @@ from jax.sharding import Mesh
 
 from simclr_jax import config as config_lib
 from simclr_jax import data, processes
-from simclr_jax.data import Source
+from simclr_jax.data import Source, part
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import knn, linear_probe, official_probe
+from simclr_jax.evaluation import (
+  knn,
+  linear_probe,
+  occurring,
+  official_probe,
+)
 from simclr_jax.training import checkpoint, provenance
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics as metrics_lib
@@ -65,10 +70,20 @@ class Subject:
   overridden: Mapping[str, Any]
 
   def features(self) -> tuple[features_lib.Features, features_lib.Features]:
-    """Of the training and the test split, cached in the workdir."""
+    """Of the training and the test split, cached in the workdir.
+
+    What is known to have no label is not encoded.
+    """
     train, test = (
-      features_lib.extract_features(
-        self.encoder, source, self.config, cache_dir=self.cache_dir
+      dataclasses.replace(
+        features_lib.extract_features(
+          self.encoder,
+          some := part.labelled(source),
+          self.config,
+          cache_dir=self.cache_dir,
+        ),
+        name=source.name,
+        num_left_out=source.num_examples - some.num_examples,
       )
       for source in (self.train, self.test)
     )
@@ -125,6 +140,7 @@ def open_subject(
       for split in (config.data.train_split, config.data.test_split)
     )
     features_lib.check_sources(train, test)
+    features_lib.check_source_labels(train, test)
   processes.check_same(
     {source.name: source.fingerprint for source in (train, test)},
     consequence='they would not judge the same images',
@@ -298,8 +314,11 @@ def summary(report: Report) -> str:
     if result['top1_std'] is not None:
       count = len(result['top1_per_seed'])
       parts.append(f'std {result["top1_std"]:.2%} over {count} seeds')
-  parts.append(f'{result["num_train"]} training labels')
-  parts.append(f'{result["num_test"]} test images')
+  parts += [
+    f'{result[f"num_{split}"]} {noun} of '
+    + occurring.classes_text(result[f'num_{split}_classes'])
+    for split, noun in (('train', 'training labels'), ('test', 'test images'))
+  ]
   return f'{report["job"]} of {what}: ' + ', '.join(parts)
 
 

@@ -21,6 +21,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import intervals, ranks
 from simclr_jax.evaluation import neighbours as neighbours_lib
+from simclr_jax.evaluation.occurring import Occurring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class KnnScore:
     k: Neighbours that vote.
     weighting: 'exp' (weight exp(similarity / temperature)) or 'plain'.
     temperature: None for plain votes.
-    top1, top5: In [0, 1]; top5 is None with five classes or fewer.
+    top1, top5: In [0, 1]; top5 is None where five classes or fewer occur.
     top1_interval: 95 % bootstrap over test examples.
   """
 
@@ -54,6 +55,7 @@ class KnnResult:
     layer: 'h' or 'z'.
     majority: Share of the commonest test class.
     num_classes, num_train, num_test: Sizes; num_train is the bank.
+    num_train_classes, num_test_classes: Classes that occur.
     warnings: What a reader of the number has to know.
   """
 
@@ -64,6 +66,8 @@ class KnnResult:
   num_classes: int
   num_train: int
   num_test: int
+  num_train_classes: int
+  num_test_classes: int
   warnings: tuple[str, ...] = ()
 
 
@@ -76,13 +80,15 @@ def knn_accuracy(
 ) -> KnnResult:
   """kNN accuracy of test features against the bank of training features.
 
-  A k larger than the bank is left out, with a warning in the result.
+  Examples without a label, and a k larger than the bank, are left out, with a
+  warning in the result.
 
   Raises:
-    ValueError: If labels are missing, both splits hold the same examples, or
-      every k is larger than the bank.
+    NoAccuracy: If labels allow none.
+    ValueError: If both splits hold the same examples, or every k is larger than
+      the bank.
   """
-  features_lib.check_comparable(train, test)
+  train, test, occurring = features_lib.comparable(train, test)
   num_train = len(train.labels)
   ks = [k for k in config.ks if k <= num_train] or config.ks[:1]
   warnings = tuple(
@@ -107,7 +113,7 @@ def knn_accuracy(
     mesh=mesh,
   )
   table = tuple(
-    _score(rank_Q, vote, config.num_bootstrap, train.num_classes)
+    _score(rank_Q, vote, config.num_bootstrap, occurring)
     for rank_Q, vote in zip(rank_of_votes, votes, strict=True)
   )
   return KnnResult(
@@ -118,7 +124,9 @@ def knn_accuracy(
     num_classes=train.num_classes,
     num_train=num_train,
     num_test=len(test.labels),
-    warnings=warnings,
+    num_train_classes=occurring.num_train_classes,
+    num_test_classes=occurring.num_test_classes,
+    warnings=(*occurring.notes, *warnings),
   )
 
 
@@ -192,10 +200,10 @@ def _score(
   rank_Q: np.ndarray,
   vote: tuple[int, float | None],
   num_bootstrap: int,
-  num_classes: int,
+  occurring: Occurring,
 ) -> KnnScore:
   k, temperature = vote
-  in_top5_Q = ranks.in_top5(rank_Q, num_classes)
+  in_top5_Q = ranks.in_top5(rank_Q, occurring)
   return KnnScore(
     k=k,
     weighting='plain' if temperature is None else 'exp',

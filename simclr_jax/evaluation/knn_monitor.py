@@ -6,16 +6,17 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import data
-from simclr_jax.data import Source
+from simclr_jax.data import Source, part
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import knn
+from simclr_jax.evaluation import knn, occurring
 from simclr_jax.training import state_sharding
 
 _BANK_SEED = 0
@@ -44,8 +45,8 @@ class KnnMonitor:
       train: The training split, where the run has it open already.
 
     Raises:
-      ValueError: If there is no test split or there are no labels, the bank
-        is smaller than k, or batches do not divide over the hosts.
+      ValueError: If there is no test split, labels allow no accuracy, the bank
+        has fewer labels than k, or batches do not divide over the hosts.
     """
     if not config.data.test_split:
       raise ValueError(
@@ -59,10 +60,21 @@ class KnnMonitor:
     self._test = data.make_source(
       config.data, config.data.test_split, workdir=workdir
     )
-    self._bank = random_part(train, config.monitor.knn_max_bank)
     # All of the training split: a few shared images could miss the bank.
     features_lib.check_sources(train, self._test)
+    self._bank = random_part(part.labelled(train), config.monitor.knn_max_bank)
+    self._test = part.labelled(self._test)
     _check_sizes(config, num_bank=self._bank.num_examples)
+    features_lib.check_source_labels(
+      self._bank, self._test, least=config.knn.ks[0]
+    )
+    logging.info(
+      'kNN during training: bank %s (%d images), judged on %s (%d images)',
+      self._bank.name,
+      self._bank.num_examples,
+      self._test.name,
+      self._test.num_examples,
+    )
     self._config = config
     self._knn = dataclasses.replace(
       config.knn,
@@ -70,6 +82,7 @@ class KnnMonitor:
       temperatures=config.knn.temperatures[:1],
     )
     self._apply_fn: Callable[..., Any] | None = None
+    self._told = False
 
   def evaluate(
     self,
@@ -104,7 +117,21 @@ class KnnMonitor:
       return None
     with jax.set_mesh(mesh):
       result = knn.knn_accuracy(bank, test, self._knn, mesh=mesh)
+    self._tell(result)
     return {'knn_top1': result.headline.top1}
+
+  def _tell(self, result: knn.KnnResult) -> None:
+    """Logs, once, what the numbers rest on."""
+    if self._told:
+      return
+    self._told = True
+    logging.info(
+      'kNN during training: %s in the bank, %s in the test split',
+      occurring.classes_text(result.num_train_classes),
+      occurring.classes_text(result.num_test_classes),
+    )
+    for warning in result.warnings:
+      logging.warning('kNN during training: %s', warning)
 
 
 def _check_sizes(config: config_lib.Config, *, num_bank: int) -> None:
@@ -130,11 +157,4 @@ def random_part(source: Source, max_examples: int) -> Source:
     return source
   order = np.random.default_rng(_BANK_SEED).permutation(source.num_examples)
   rows = np.sort(order[:max_examples])
-  return dataclasses.replace(
-    source,
-    name=f'{source.name}, {max_examples} at random',
-    num_examples=max_examples,
-    read=lambda i: source.read(int(rows[i])),
-    example_id=lambda i: source.example_id(int(rows[i])),
-    fingerprint=f'{source.fingerprint}-{_BANK_SEED}-{max_examples}',
-  )
+  return part.take(source, rows, name=f'{max_examples} at random')

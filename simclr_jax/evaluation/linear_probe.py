@@ -26,6 +26,7 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import intervals, logistic_regression, ranks, splits
+from simclr_jax.evaluation.occurring import Occurring
 
 _SPLIT_SEED = 0
 _ROUNDING = 1e-5  # Relative; a mean of float32 losses is no more exact.
@@ -55,14 +56,15 @@ class ProbeResult:
 
   Attributes:
     mode: 'features' or 'official'.
-    top1, top5: Test accuracy in [0, 1], mean over seeds; top5 is None with
-      five classes or fewer.
+    top1, top5: Test accuracy in [0, 1], mean over seeds; top5 is None where
+      five classes or fewer occur.
     top1_interval, top5_interval: 95 % bootstrap over test examples.
     top1_per_seed: One value for each seed.
     top1_std: Standard deviation over seeds (n - 1); None for one seed.
     majority: Share of the commonest test class, what guessing it would give.
     train_nll: Final mean cross-entropy on the probe's training set, nats.
     num_classes, num_train, num_test: Sizes; num_train counts all labels used.
+    num_train_classes, num_test_classes: Classes that occur.
     base_lr, weight_decay, peak_lr: The chosen setting.
     batch_size, num_steps, epochs: Of the final training.
     num_holdout: Examples the setting was selected on; 0 without selection.
@@ -82,6 +84,8 @@ class ProbeResult:
   num_classes: int
   num_train: int
   num_test: int
+  num_train_classes: int
+  num_test_classes: int
   base_lr: float
   weight_decay: float
   peak_lr: float
@@ -101,11 +105,12 @@ def probe_features(
   """Linear-probe accuracy of frozen features h.
 
   Raises:
-    ValueError: If labels are missing, both splits hold the same examples,
-      a class has too few labels, nothing is left to select a setting on, or
-      the loss of the chosen setting did not fall.
+    NoAccuracy: If labels allow none.
+    ValueError: If both splits hold the same examples, a class has too few
+      labels, nothing is left to select a setting on, or the loss of the chosen
+      setting did not fall.
   """
-  features_lib.check_comparable(train, test)
+  train, test, occurring = features_lib.comparable(train, test)
   rows = np.arange(len(train.labels))
   if config.labels_per_class:
     rows = splits.subset_per_class(
@@ -134,6 +139,7 @@ def probe_features(
     mode='features',
     config=config,
     num_classes=test.num_classes,
+    occurring=occurring,
     train_nll=train_nll,
     num_train=len(rows),
     base_lr=chosen[0],
@@ -219,11 +225,13 @@ def summarize(
   mode: str,
   config: config_lib.ProbeConfig,
   num_classes: int,
+  occurring: Occurring,
+  warnings: tuple[str, ...],
   **numbers: Any,
 ) -> ProbeResult:
   """Result from the rank of the true class under every seed (R)."""
   correct1_Rxn = rank_Rxn == 0
-  correct5_Rxn = ranks.in_top5(rank_Rxn, num_classes)
+  correct5_Rxn = ranks.in_top5(rank_Rxn, occurring)
   per_seed = correct1_Rxn.mean(1)
   bootstrap = {'num_resamples': config.num_bootstrap}
   return ProbeResult(
@@ -243,6 +251,9 @@ def summarize(
     majority=float(np.bincount(labels_n).max() / len(labels_n)),
     num_classes=num_classes,
     num_test=len(labels_n),
+    num_train_classes=occurring.num_train_classes,
+    num_test_classes=occurring.num_test_classes,
+    warnings=(*occurring.notes, *warnings),
     epochs=config.epochs,
     **numbers,
   )

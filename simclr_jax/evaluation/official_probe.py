@@ -22,12 +22,13 @@ import optax
 
 from simclr_jax import config as config_lib
 from simclr_jax import durations, resolve
-from simclr_jax.data import pipeline
+from simclr_jax.data import part, pipeline
 from simclr_jax.data import source as source_lib
 from simclr_jax.data.progress import Progress
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
 from simclr_jax.evaluation import linear_probe, logistic_regression
+from simclr_jax.evaluation import occurring as occurring_lib
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import optimizer as optimizer_lib
 
@@ -55,18 +56,24 @@ def probe_official(
 
   Args:
     encoder: Frozen.
-    train: Labelled training images.
-    test: Held-out images.
+    train: Training images; those without a label are left out.
+    test: Held-out images; likewise.
     config: Reads `probe` (the first learning rate and weight decay), `data`,
       `augment` (crop and flip) and `eval`.
     cache_dir: Of the test features.
 
   Raises:
-    ValueError: If the encoder changed, labels are missing, the splits hold the
-      same examples, the loss did not fall, or the batch does not divide.
+    NoAccuracy: If labels allow none.
+    ValueError: If the encoder changed, the splits hold the same examples, the
+      loss did not fall, or the batch does not divide.
   """
   probe = config.probe
   _check(train, test, config, encoder.mesh.size)
+  workdir = None if cache_dir is None else epath.Path(cache_dir).parent
+  whole, classes = train, np.arange(train.num_classes)
+  if not part.are_complete(whole):
+    classes = part.read_labels(whole, workdir=workdir)
+    train = part.labelled(whole, classes)
   num_steps = durations.total_steps(
     f'{probe.epochs} epochs',
     num_examples=train.num_examples,
@@ -81,7 +88,7 @@ def probe_official(
     features = features_lib.extract_features(
       encoder, test, config, cache_dir=cache_dir
     )
-    features_lib.check_labels(features)
+    judged = features_lib.labelled(features)
     if features.encoder_fingerprint != fingerprint:
       raise ValueError('the encoder changed between training and test')
   train_nll = float(np.mean([run.train_nll for run in runs]))
@@ -100,14 +107,15 @@ def probe_official(
     peak_lrs=np.array([peak_lr]),
   )
   scores = logistic_regression.score(
-    fitted, features.h, features.labels, rows=np.arange(len(features.labels))
+    fitted, judged.h, judged.labels, rows=np.arange(len(judged.labels))
   )
   return linear_probe.summarize(
     scores.rank_RxGxn[:, 0],
-    features.labels,
+    judged.labels,
     mode='official',
     config=probe,
     num_classes=train.num_classes,
+    occurring=occurring_lib.find(classes, judged.labels),
     train_nll=train_nll,
     num_train=train.num_examples,
     base_lr=setting[0],
@@ -115,7 +123,13 @@ def probe_official(
     peak_lr=peak_lr,
     batch_size=probe.batch_size,
     num_steps=num_steps,
-    warnings=_ignored(probe),
+    warnings=(
+      *occurring_lib.unlabelled_notes(
+        (whole.name, train.num_examples, whole.num_examples),
+        (test.name, len(judged.labels), test.num_examples),
+      ),
+      *_ignored(probe),
+    ),
   )
 
 
@@ -169,8 +183,6 @@ def _train(
   progress = Progress('Official probe:', num_steps, unit='steps')
   with jax.set_mesh(mesh):
     for step, batch in enumerate(batches):
-      if batch['label'].min() < 0:
-        raise ValueError(f'{source.name} has examples without a label')
       h_BxD = encoder.encode(batch['views'][:, 0])['h']
       if params is None:
         params = _init(h_BxD.shape[1], source.num_classes, seed)
@@ -230,6 +242,7 @@ def _check(
 ) -> None:
   """Refuses before hours of training what can be refused."""
   features_lib.check_sources(train, test)
+  features_lib.check_source_labels(train, test)
   if config.probe.batch_size % num_devices:
     raise ValueError(
       f'probe.batch_size = {config.probe.batch_size} does not divide over '

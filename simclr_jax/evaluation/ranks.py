@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simclr_jax.evaluation.occurring import Occurring
+
 
 def rank_of_class(scores_bxK: jax.Array, label_bx1: jax.Array) -> jax.Array:
   """Classes ahead of the true one; of equal scores the lower class is ahead.
@@ -24,6 +26,6 @@ def rank_of_class(scores_bxK: jax.Array, label_bx1: jax.Array) -> jax.Array:
   return jnp.sum(above, axis=-1, dtype=jnp.int32)
 
 
-def in_top5(rank_n: np.ndarray, num_classes: int) -> np.ndarray | None:
-  """Whether within the top 5; None with five classes or fewer: always so."""
-  return rank_n < 5 if num_classes > 5 else None
+def in_top5(rank_n: np.ndarray, occurring: Occurring) -> np.ndarray | None:
+  """Whether within the top 5; None where five classes or fewer occur."""
+  return rank_n < 5 if occurring.allows_top5 else None

@@ -11,8 +11,8 @@ def subset_per_class(
   """Rows of `num_per_class` examples of every class, in increasing order.
 
   Args:
-    labels_n: Classes from 0; every class up to the largest must occur.
-    num_per_class: Examples of each class.
+    labels_n: Classes from 0.
+    num_per_class: Examples of each class that occurs.
     seed: Of the choice; the same seed gives nested subsets (the rows for 1 are
       among the rows for 10), so that label budgets can be compared.
 
@@ -20,26 +20,18 @@ def subset_per_class(
     ValueError: If a class has fewer examples.
   """
   counts = np.bincount(labels_n)
-  empty = np.flatnonzero(counts == 0)
-  if empty.size:
-    raise ValueError(
-      f'probe.labels_per_class = {num_per_class}: {empty.size} of '
-      f'{counts.size} classes have no training example at all (first: class '
-      f'{empty[0]}), so no number of labels is balanced; use another training '
-      'split, or probe.labels_per_class = 0 for all labels'
-    )
-  poor = np.flatnonzero(counts < num_per_class)
+  occurring = np.flatnonzero(counts)
+  poor = occurring[counts[occurring] < num_per_class]
   if poor.size:
     worst = ', '.join(f'class {c} has {counts[c]}' for c in poor[:5])
     raise ValueError(
       f'probe.labels_per_class = {num_per_class}: {poor.size} of '
-      f'{counts.size} classes have fewer training examples ({worst}); use at '
-      f'most {counts.min()}, or the comparison would not be balanced'
+      f'{occurring.size} classes have fewer training examples ({worst}); use '
+      f'at most {counts[occurring].min()}, or the comparison would not be '
+      'balanced'
     )
   order = np.random.default_rng([seed, 1]).permutation(len(labels_n))
-  chosen = [
-    order[labels_n[order] == c][:num_per_class] for c in range(counts.size)
-  ]
+  chosen = [order[labels_n[order] == c][:num_per_class] for c in occurring]
   return np.sort(np.concatenate(chosen))
 
 

@@ -79,6 +79,7 @@ def distill(
   student_judge = judging.Judge(
     derived,
     num_classes=teacher.num_classes,
+    classes=teacher.classes,
     input_form=encoder_lib.InputForm(),
     mesh=mesh,
   )
@@ -136,6 +137,7 @@ def _judge(teacher: Teacher, mesh: Mesh) -> judging.Judge:
   return judging.Judge(
     teacher.config,
     num_classes=teacher.num_classes,
+    classes=teacher.classes,
     input_form=encoder_lib.input_form(teacher.loaded.passport),
     mesh=mesh,
   )

@@ -61,7 +61,7 @@ def probe(
       probe_config(
         config.probe,
         num_labels=pictures.num_labels,
-        num_classes=source.num_classes,
+        num_classes=len(pictures.classes),
       ),
       num_bootstrap=num_bootstrap,
     ),
@@ -74,6 +74,8 @@ def probe(
     nll=None,
     num_images=result.num_test,
     majority=result.majority,
+    num_train_classes=result.num_train_classes,
+    num_test_classes=result.num_test_classes,
   )
   return stage.Row(
     kind='frozen',
@@ -82,6 +84,7 @@ def probe(
     notes=(
       f'linear probe, lr {result.base_lr:g}, weight decay '
       f'{result.weight_decay:g}',
+      *pictures.notes,
       *result.warnings,
     ),
   )

@@ -17,6 +17,7 @@ from simclr_jax import processes
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
+from simclr_jax.evaluation import occurring
 from simclr_jax.finetuning import (
   derive,
   frozen,
@@ -160,6 +161,7 @@ def _open(
     report.check_workdir(workdir, start)
     train, test = stage.open_splits(derived, workdir)
     features_lib.check_sources(train, test)
+    features_lib.check_source_labels(train, test)
     pictures = labelled.divide(train, config.labels, workdir=workdir)
   stage.check_same_data({'training data': pictures.fit, 'test data': test})
   return _Task(
@@ -184,6 +186,7 @@ def _train(
   judge = judging.Judge(
     task.config,
     num_classes=task.pictures.whole.num_classes,
+    classes=task.pictures.classes,
     input_form=form,
     mesh=task.mesh,
   )
@@ -205,7 +208,11 @@ def _train(
     mesh=task.mesh,
   )
   return stage.make_row(
-    method, loaded, accuracy, num_labels=task.pictures.num_labels
+    method,
+    loaded,
+    accuracy,
+    num_labels=task.pictures.num_labels,
+    notes=task.pictures.notes,
   )
 
 
@@ -226,9 +233,11 @@ def _make_run(
     beginning = f'encoder of {start.path}'
   layer = task.config.model.classifier_layer
   where = f'layer {layer} of the projection head' if layer else 'h'
-  labels = f'{len(pictures.fit_rows):,} trained on'
+  labels = f'{len(pictures.fit_rows):,} trained on, of '
+  labels += occurring.classes_text(len(pictures.classes))
   if pictures.holdout is not None:
-    labels += f', {len(pictures.holdout_rows):,} held out to choose the step'
+    labels += f'; {len(pictures.holdout_rows):,} held out to choose the step'
+  labels += ''.join(f' ({note})' for note in pictures.notes)
   with processes.together():
     return run_lib.make_run(
       task.config,

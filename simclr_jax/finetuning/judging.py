@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -16,7 +16,7 @@ from simclr_jax import models
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import intervals, ranks
+from simclr_jax.evaluation import intervals, occurring, ranks
 from simclr_jax.training import state_sharding
 
 
@@ -25,11 +25,14 @@ class Accuracy:
   """Of one classifier on one split.
 
   Attributes:
-    top1, top5: In [0, 1]; top5 is None with five classes or fewer.
+    top1, top5: In [0, 1]; top5 is None where five classes or fewer occur.
     top1_interval, top5_interval: 95 % bootstrap over the pictures.
     nll: Mean cross-entropy, nats; None where it is not finite.
     num_images: Judged.
     majority: Share of the commonest class, what guessing it would give.
+    num_train_classes, num_test_classes: Classes that occur among the labels
+      that it was fitted to, and is judged by.
+    notes: What a reader of the number should know.
   """
 
   top1: float
@@ -39,6 +42,9 @@ class Accuracy:
   nll: float | None
   num_images: int
   majority: float
+  num_train_classes: int
+  num_test_classes: int
+  notes: tuple[str, ...] = ()
 
 
 class Judge:
@@ -47,6 +53,7 @@ class Judge:
   Args:
     config: Of the classifier's run.
     num_classes: Of the classifier.
+    classes: Those that it is fitted to labels of.
     input_form: What the network wants of pictures.
     mesh: Axis 'data'.
   """
@@ -56,10 +63,11 @@ class Judge:
     config: config_lib.Config,
     *,
     num_classes: int,
+    classes: Sequence[int],
     input_form: encoder_lib.InputForm,
     mesh: Mesh,
   ):
-    self._config, self._mesh = config, mesh
+    self._config, self._mesh, self._classes = config, mesh, classes
     self._apply_fn = make_logits_fn(
       config, num_classes=num_classes, input_form=input_form
     )
@@ -71,11 +79,11 @@ class Judge:
     *,
     stop_fn: Callable[[], bool] | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """(f32 [n, K], labels i32 [n]) of a source, in its order.
+    """(f32 [n, K], labels i32 [n]) of what has a label, in the source's order.
 
     Raises:
       features.GivenUp: If `stop_fn` said so.
-      ValueError: If a picture has no label.
+      NoAccuracy: If nothing has a label.
     """
     classifier = encoder_lib.Encoder(
       kind='checkpoint',
@@ -86,11 +94,10 @@ class Judge:
       mesh=self._mesh,
     )
     found = features_lib.encode_all(classifier, source, self._config, stop_fn)
-    if (found['labels'] < 0).any():
-      raise ValueError(
-        f'{source.name} has pictures without a label; an accuracy needs them'
-      )
-    return found['logits'], found['labels']
+    rows = np.flatnonzero(found['labels'] >= 0)
+    if not len(rows):
+      raise occurring.NoAccuracy(f'{source.name} has no labels to judge by')
+    return found['logits'][rows], found['labels'][rows]
 
   def accuracy(
     self,
@@ -102,18 +109,29 @@ class Judge:
   ) -> Accuracy:
     """Of these variables on a labelled split; see `logits`."""
     logits, labels = self.logits(variables, source, stop_fn=stop_fn)
-    return score(logits, labels, num_bootstrap=num_bootstrap)
+    found = score(
+      logits, labels, classes=self._classes, num_bootstrap=num_bootstrap
+    )
+    notes = occurring.unlabelled_notes(
+      (source.name, len(labels), source.num_examples)
+    )
+    return dataclasses.replace(found, notes=(*notes, *found.notes))
 
 
 def score(
-  logits_nxK: np.ndarray, label_n: np.ndarray, *, num_bootstrap: int
+  logits_nxK: np.ndarray,
+  label_n: np.ndarray,
+  *,
+  classes: Sequence[int],
+  num_bootstrap: int,
 ) -> Accuracy:
-  """Accuracy of logits."""
+  """Accuracy of logits of a classifier that was fitted to `classes`."""
+  found = occurring.find(classes, label_n)
   rank_n = np.asarray(
     ranks.rank_of_class(jnp.asarray(logits_nxK), jnp.asarray(label_n)[:, None])
   )
   first = rank_n == 0
-  five = ranks.in_top5(rank_n, logits_nxK.shape[1])
+  five = ranks.in_top5(rank_n, found)
   bootstrap = {'num_resamples': num_bootstrap}
   mean_nll = float(nll(logits_nxK, label_n).mean())
   return Accuracy(
@@ -126,6 +144,9 @@ def score(
     nll=mean_nll if np.isfinite(mean_nll) else None,
     num_images=len(label_n),
     majority=float(np.bincount(label_n).max() / len(label_n)),
+    num_train_classes=found.num_train_classes,
+    num_test_classes=found.num_test_classes,
+    notes=found.notes,
   )
 
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from simclr_jax import config as config_lib
 from simclr_jax import processes
 from simclr_jax.data.source import Source
-from simclr_jax.evaluation import jobs
+from simclr_jax.evaluation import jobs, occurring
 from simclr_jax.finetuning import stage as stage_lib
 from simclr_jax.training import checkpoint
 from simclr_jax.training import passport as passport_lib
@@ -102,7 +102,8 @@ def summary(row: stage_lib.Row) -> str:
   )
   if row.accuracy.top5 is not None:
     text += f', top-5 {row.accuracy.top5:.2%}'
-  return f'{text}, {row.num_labels:,} labels'
+  labels = occurring.classes_text(row.accuracy.num_train_classes)
+  return f'{text}, {row.num_labels:,} labels of {labels}'
 
 
 def format_table(report: Report) -> str:
@@ -127,9 +128,12 @@ def format_table(report: Report) -> str:
   text.insert(1, '   '.join('-' * width for width in widths))
   first = report['rows'][0]['accuracy']
   text.append(
-    f'On {first["num_images"]:,} test images, with 95 % intervals over them; '
-    f'the commonest class alone gives {first["majority"]:.1%}.'
+    f'On {first["num_images"]:,} test images of '
+    f'{occurring.classes_text(first["num_test_classes"])}, with 95 % intervals '
+    f'over them; the commonest class alone gives {first["majority"]:.1%}.'
   )
+  # What holds for all classifiers is said once.
+  text += dict.fromkeys(n for row in report['rows'] for n in row['notes'])
   text += [
     f'The holdout chose step {row["step"]} of {row["workdir"]}: other commands '
     'need --step=best, else they take the newest.'

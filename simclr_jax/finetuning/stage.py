@@ -151,6 +151,7 @@ def make_row(
   accuracy: judging.Accuracy,
   *,
   num_labels: int,
+  notes: tuple[str, ...] = (),
 ) -> Row:
   """Of a classifier that was trained here."""
   passport = loaded.passport
@@ -163,6 +164,7 @@ def make_row(
     total_steps=passport['derived']['total_steps'],
     holdout_top1=holdout,
     workdir=str(epath.Path(loaded.path).parent.parent),
+    notes=(*notes, *accuracy.notes),
   )
 
 

@@ -58,6 +58,8 @@ def open_pictures(
     train, num_classes=teacher.num_classes, class_names=names
   )
   features_lib.check_sources(named, test)
+  if not part.some_labels(test, examples=1, classes=1):
+    raise ValueError(f'{test.name} has no labels to judge the student by')
   rows, holdout = np.arange(train.num_examples), None
   shown = np.zeros(0, np.int64)
   if reads_labels:

@@ -20,7 +20,14 @@ from simclr_jax import processes
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import jobs, plots
 from simclr_jax.finetuning import config as finetune_lib
-from simclr_jax.finetuning import curve, derive, job, report, stage
+from simclr_jax.finetuning import (
+  curve,
+  derive,
+  job,
+  labelled,
+  report,
+  stage,
+)
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.budgets import Budget
 from simclr_jax.finetuning.config import FinetuneConfig, LabelsConfig
@@ -72,10 +79,24 @@ def sweep(
     base = passport_lib.config_from_passport(start.passport, where=start.path)
     derived = derive.finetune_config(base, config)
     train, test = stage.open_splits(derived, folder)
+    # Also says, before the first is trained, which budget has too few labels.
+    num_labels = {
+      budget: len(
+        labelled.divide(
+          train, _labels(config, budget, seed=0), workdir=folder
+        ).fit_rows
+      )
+      for budget in budgets
+    }
   points, total, num_trained = [], len(budgets) * seeds, 0
   for number, (budget, seed) in enumerate(_all(budgets, seeds)):
     place = folder / budget.folder / f'seed{seed}'
-    mine = _configured(config, train, budget, seed, mesh=mesh)
+    mine = _configured(
+      config,
+      _labels(config, budget, seed=seed),
+      num_labels=num_labels[budget],
+      mesh=mesh,
+    )
     found = _finished(
       place,
       mine,
@@ -116,31 +137,32 @@ def _all(budgets: Sequence[Budget], seeds: int) -> Iterator[tuple[Budget, int]]:
       yield budget, seed
 
 
-def _configured(
-  config: FinetuneConfig,
-  train: Source,
-  budget: Budget,
-  seed: int,
-  *,
-  mesh: Mesh,
-) -> FinetuneConfig:
-  labels: LabelsConfig = dataclasses.replace(
+def _labels(
+  config: FinetuneConfig, budget: Budget, *, seed: int
+) -> LabelsConfig:
+  """Which labels are used."""
+  return dataclasses.replace(
     config.labels,
     per_class=budget.per_class,
     fraction=budget.fraction,
     seed=seed,
   )
-  count = budget.per_class * train.num_classes or round(
-    budget.fraction * train.num_examples
-  )
+
+
+def _configured(
+  config: FinetuneConfig,
+  labels: LabelsConfig,
+  *,
+  num_labels: int,
+  mesh: Mesh,
+) -> FinetuneConfig:
+  """Config of one fine-tuning; `num_labels` are trained on."""
   batch = fit_batch(
-    config.train.batch_size,
-    num_labels=round(count * (1 - labels.holdout_fraction)),
-    num_devices=mesh.size,
+    config.train.batch_size, num_labels=num_labels, num_devices=mesh.size
   )
   changed = dataclasses.replace(
     config,
-    seed=seed,
+    seed=labels.seed,
     labels=labels,
     train=dataclasses.replace(config.train, batch_size=batch),
   )

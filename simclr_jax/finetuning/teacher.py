@@ -43,6 +43,12 @@ class Teacher:
     """All that were used to train it or to choose its step."""
     return int(self.labelled['num_fit'] + self.labelled['num_holdout'])
 
+  @property
+  def classes(self) -> tuple[int, ...]:
+    """Those that it was fitted to labels of."""
+    absent = self.labelled['classes_without_label']
+    return tuple(k for k in range(self.num_classes) if k not in absent)
+
 
 def open_teacher(loaded: checkpoint.LoadedEncoder) -> Teacher:
   """A checkpoint as a teacher.

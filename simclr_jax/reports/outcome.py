@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import json
 from typing import Any
 
+from simclr_jax.evaluation import occurring
 from simclr_jax.finetuning import report as report_lib
 from simclr_jax.reports import document, kinds
 from simclr_jax.reports.run_data import RunData
@@ -52,8 +53,9 @@ def _section(
   ]
   return document.Section(
     heading,
-    f'Top-1 accuracy of the classifiers on {first["num_images"]:,} test '
-    'images, with 95 % intervals over them. The commonest class alone gives '
+    f'Top-1 accuracy of the classifiers on {first["num_images"]:,} test images '
+    f'of {occurring.classes_text(first["num_test_classes"])}, with 95 % '
+    'intervals over them. The commonest class alone gives '
     f'{first["majority"]:.1%}.',
     tables=(
       document.Table(_COLUMNS, [_row(row) for row in rows], highlighted=ours),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 import os
@@ -14,7 +14,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
-from simclr_jax.data import pipeline
+from simclr_jax.data import part, pipeline
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.training import checkpoint
@@ -185,15 +185,9 @@ def read_images(
   source: data_lib.Source, rows: np.ndarray, config: config_lib.Config
 ) -> np.ndarray:
   """Evaluation images f32 [n,H,W,3] of the examples `rows`, in their order."""
-  chosen = [int(row) for row in rows]
-  read: Callable[[int], data_lib.Example] = source.read
-  part = dataclasses.replace(
-    source,
-    num_examples=len(chosen),
-    read=lambda i: read(chosen[i]),
-    example_id=lambda i: source.example_id(chosen[i]),
-  )
   batches = pipeline.eval_batches(
-    part, data=config.data, eval_config=config.eval
+    part.take(source, rows, name=f'{len(rows)} shown'),
+    data=config.data,
+    eval_config=config.eval,
   )
   return np.concatenate([batch['image'][batch['mask']] for batch in batches])

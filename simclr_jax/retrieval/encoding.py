@@ -61,6 +61,7 @@ def part_of(source: Source, rows: np.ndarray) -> Source:
     read=part.read,
     example_id=part.example_id,
     skipped=(),
+    label_fn=None,
   )
 
 

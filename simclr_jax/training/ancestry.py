@@ -218,6 +218,8 @@ def _labels(labelled: Mapping[str, Any]) -> str:
   if 'num_fit' not in labelled:
     return 'an unknown number of labels'
   text = f'{labelled["num_fit"]:,} labels'
+  if number := labelled.get('num_classes'):
+    text += f' of {number:,} class{"" if number == 1 else "es"}'
   if held := labelled.get('num_holdout'):
     text += f' ({held:,} more held out to choose the step)'
   return text

@@ -135,17 +135,22 @@ def test_ties_go_to_the_lower_index_and_the_lower_class(mesh):
       bank, queries, k=4, chunk_size=chunk_size, mesh=mesh
     )
     np.testing.assert_array_equal(found.index_Qxk, [[0, 1, 2, 3]] * 3)
+  # So that six classes occur: the other four are far from every query.
   train = dataclasses.replace(
-    _features(10, seed=0), h=bank, labels=np.array([5, 2] * 5, np.int32)
+    _features(14, seed=0),
+    h=np.concatenate([bank, np.full((4, 2), -1, np.float32)]),
+    labels=np.array([5, 2] * 5 + [0, 1, 3, 4], np.int32),
   )
   test = dataclasses.replace(
-    _features(3, seed=1), h=queries, labels=np.array([2, 5, 0], np.int32)
+    _features(6, seed=1),
+    h=np.ones((6, 2), np.float32),
+    labels=np.array([2, 5, 0, 1, 3, 4], np.int32),
   )
   config = dataclasses.replace(CONFIG, ks=(2,), temperatures=(0.1,))
   result = knn.knn_accuracy(train, test, config, mesh=mesh)
   for score in result.table:
-    # 5 and 2 have one vote each: 2 wins. 0 has none and is not in the top 5.
-    np.testing.assert_allclose([score.top1, score.top5], [1 / 3, 2 / 3])
+    # 5 and 2 have one vote each: 2 wins. Who has none is not in the top 5.
+    np.testing.assert_allclose([score.top1, score.top5], [1 / 6, 2 / 6])
 
 
 def test_shuffled_labels_give_chance(mesh):

@@ -9,7 +9,7 @@ from scipy import stats
 
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import linear_probe
+from simclr_jax.evaluation import linear_probe, occurring
 
 CLASSES, DIM = 8, 8
 SHIFT = 2.0
@@ -207,6 +207,8 @@ def test_summary_counts_ranks():
     mode='features',
     config=CONFIG,
     num_classes=10,
+    occurring=occurring.Occurring(10, 6, ('a note',)),
+    warnings=('another',),
     train_nll=0.0,
     num_train=1,
     base_lr=0.1,
@@ -218,6 +220,7 @@ def test_summary_counts_ranks():
   assert found.top1 == 3 / 8 and found.top5 == 6 / 8
   assert found.top1_per_seed == (0.5, 0.25)
   assert found.majority == 0.5
+  assert found.warnings == ('a note', 'another')
 
 
 def test_selection_prefers_accuracy_then_loss():

@@ -70,6 +70,10 @@ class _Pictures:
       image = np.repeat(image, 3, axis=-1)
     return Example(np.asarray(image), int(self.labels[i]))
 
+  def label(self, i: int) -> int:
+    """Label of example i."""
+    return int(self.labels[i])
+
   def example_id(self, i: int) -> str:
     """File, key and row."""
     name = os.path.basename(self.place.path)
@@ -123,6 +127,7 @@ def make(
     read=pictures.read,
     example_id=pictures.example_id,
     fingerprint=_fingerprint(pictures, num_classes, cache.folder(workdir)),
+    label_fn=pictures.label,
   )
 
 

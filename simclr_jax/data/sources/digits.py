@@ -63,6 +63,7 @@ def make(
     example_id=lambda i: f'digits row {rows[i]}',
     fingerprint=digest,
     class_names=tuple(str(digit) for digit in range(10)),
+    label_fn=lambda i: int(labels[i]),
   )
 
 

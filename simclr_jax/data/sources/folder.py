@@ -154,6 +154,7 @@ def _source_of(pictures: _Pictures) -> Source:
     fingerprint=_fingerprint(pictures.files, labels),
     class_names=pictures.classes,
     skipped=pictures.skipped,
+    label_fn=lambda i: labels[i],
   )
 
 

@@ -68,6 +68,10 @@ class _Table:
       encoded = plain_image.to_plain(encoded)
     return Example(encoded, int(self.label[i]))
 
+  def label_of(self, i: int) -> int:
+    """Label of example i."""
+    return int(self.label[i])
+
   def example_id(self, i: int) -> str:
     """The stored name, else file and row."""
     if len(self.name_end):
@@ -133,6 +137,7 @@ def make(
     fingerprint=_fingerprint(table, crcs, classes),
     class_names=classes.names,
     skipped=skipped,
+    label_fn=table.label_of,
   )
 
 

@@ -80,6 +80,7 @@ def make(
     example_id=lambda i: f'procedural {name} {chosen[i]}',
     fingerprint=digest,
     class_names=SHAPES,
+    label_fn=lambda i: chosen[i] % len(SHAPES),
   )
 
 
