@@ -10,7 +10,8 @@ against 16 ms for 500 x 375).
 - CMYK and other colour spaces as Pillow converts them, without ICC profiles.
 - 16 bits become the upper 8 of the bits in use (`config.data.bits`).
 - Of an animation the first frame.
-- What follows the end of an image (the video of a phone, a gain map) is ignored.
+- What follows the end of an image (the video of a phone, a gain map) is
+  ignored.
 """
 
 from __future__ import annotations
