@@ -99,6 +99,9 @@ _LABEL_KEY = flags.DEFINE_string(
 _IMAGE_KEY = flags.DEFINE_string(
   'image_key', None, 'Column or TFDS feature of the picture.'
 )
+_BITS = flags.DEFINE_integer(
+  'bits', None, 'Bits in use of 16-bit images; else as in the checkpoint.'
+)
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'TFDS data directory.')
 _LOADER = flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who reads and decodes.'
@@ -151,6 +154,7 @@ def _find(loaded: checkpoint.LoadedEncoder) -> inputs.Input:
       'labels_from': _LABELS_FROM,
       'label_key': _LABEL_KEY,
       'image_key': _IMAGE_KEY,
+      'bits': _BITS,
       'data_dir': _DATA_DIR,
       'loader': _LOADER,
       'num_workers': _NUM_WORKERS,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, WebPImagePlugin
@@ -220,6 +220,7 @@ def _deep_values(data: bytes) -> np.ndarray:
   """
 
   def unpacked(form: str) -> np.ndarray:
+    image: Any
     with open_image(data) as image:
       image.tile = [tile._replace(args=form) for tile in image.tile]
       return np.asarray(image)

@@ -132,6 +132,11 @@ def _check_images(images: np.ndarray, place: arrays_layout.Place) -> np.ndarray:
   )
   if images.dtype != np.uint8:
     scale = ''
+    if images.dtype == np.uint16:
+      scale = (
+        '; of 16 bits keep the upper 8 of those in use, the same for all '
+        'images: (x >> int(x.max()).bit_length() - 8).astype(np.uint8)'
+      )
     if images.dtype.kind == 'f':
       scale = (
         '; floats in [0, 1] become it by np.rint(255 * x).astype(np.uint8)'

@@ -36,7 +36,7 @@ EXTENSIONS = (
   '.bmp',
   '.gif',
 )
-_VERSION = 3  # Raise when columns, the meaning of `plain` or limits change.
+_VERSION = 4  # Raise when columns, the meaning of `plain` or limits change.
 # A picture of image_header.MAX_PIXELS takes less in every format.
 _MAX_BYTES = 1 << 30
 _BLOCK = 4096  # files between looking at the clock
@@ -66,6 +66,7 @@ class File(NamedTuple):
   width: int = 0
   height: int = 0
   plain: bool = False
+  highest: int = 0
   reason: str = ''
 
 
@@ -212,6 +213,7 @@ def _examine(root: str, path: str, *, known: File | None) -> File:
     width=found.width,
     height=found.height,
     plain=found.plain,
+    highest=found.highest,
   )
 
 
@@ -222,6 +224,7 @@ _NUMBERS = {
   'width': np.int32,
   'height': np.int32,
   'plain': np.bool_,
+  'highest': np.uint16,
 }
 _TEXTS = ('path', 'format', 'reason')
 
