@@ -68,7 +68,7 @@ def read_labels(
   Raises:
     ValueError: If an example cannot be read; it names it.
   """
-  key = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:32]
+  key = hashlib.sha256(source.cache_key.encode()).hexdigest()[:32]
   path = cache.folder(workdir) / f'labels_{key}.npz'
   kept = cache.load(path)
   if kept is not None and len(kept.get('labels', ())) == source.num_examples:

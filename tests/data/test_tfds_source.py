@@ -263,7 +263,7 @@ def _shard(tmp_path):
 
 
 def _index(path):
-  return tfrecord_index.build(str(path), tfrecord_index.file_size(str(path)))
+  return tfrecord_index.build(str(path), tfrecord_index.stamp(str(path))[0])
 
 
 def test_index_reads_every_record(tmp_path):

@@ -143,13 +143,11 @@ def _kept_paths(
   path: str, columns: parquet_schema.Columns, folder: pathlib.Path
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Blob and index; their name changes with everything they depend on."""
-  status = os.stat(path)
   parts = (
     _VERSION,
     PIL.__version__,
     os.path.abspath(path),
-    status.st_size,
-    status.st_mtime_ns,
+    cache.stamp(os.stat(path)),
     columns.image,
     columns.label,
     columns.id,

@@ -30,7 +30,7 @@ class _Spans(NamedTuple):
   """A split as spans of records: span k is records [skip, skip + take)."""
 
   paths: list[str]
-  sizes: list[int]  # bytes
+  stamps: list[tuple[int, ...]]  # bytes first
   skip: np.ndarray  # int64 [k]
   take: np.ndarray  # int64 [k]
   in_file: np.ndarray  # int64 [k], records of the whole file
@@ -101,6 +101,7 @@ def make(
       builder, spans, features, tag=deep_images.tag(highest, data.bits)
     ),
     class_names=features.class_names,
+    stamp=repr(spans.stamps),
   )
 
 
@@ -179,9 +180,7 @@ def _find_spans(builder: Any, split: str) -> _Spans:
     ) from error
   spans = _Spans(
     paths=[str(part.filename) for part in instructions],
-    sizes=[
-      tfrecord_index.file_size(str(part.filename)) for part in instructions
-    ],
+    stamps=[tfrecord_index.stamp(str(part.filename)) for part in instructions],
     skip=np.array([part.skip for part in instructions], np.int64),
     take=np.array([part.take for part in instructions], np.int64),
     in_file=np.array(
@@ -290,8 +289,8 @@ def _fingerprint(
   """Hash of names and sizes of files, the records taken, and the features."""
   digest = hashlib.sha256(tag)
   digest.update(f'{builder.info.full_name} {features}'.encode())
-  for path, size, skip, take in zip(
-    spans.paths, spans.sizes, spans.skip, spans.take, strict=True
+  for path, stamp, skip, take in zip(
+    spans.paths, spans.stamps, spans.skip, spans.take, strict=True
   ):
-    digest.update(f'{os.path.basename(path)} {size} {skip} {take}'.encode())
+    digest.update(f'{os.path.basename(path)} {stamp[0]} {skip} {take}'.encode())
   return digest.hexdigest()
