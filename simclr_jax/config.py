@@ -66,6 +66,8 @@ class DataConfig:
     canvas_size: For augment_on 'device', side in pixels of the square that
       holds each image; larger images are shrunk to fit, keeping their aspect.
       0 asks for images of one size and keeps it.
+    bits: Bits in use of images that are stored with 16, 8 to 16: 12 for most
+      microscopes and X-rays. The upper 8 of them are kept.
     max_bad_fraction: Share of unreadable pictures (0..1) from which on a folder
       or Parquet split is refused; below it they are counted, listed and
       skipped.
@@ -90,6 +92,7 @@ class DataConfig:
   augment_on: str = 'host'
   device_cache: str = 'auto'
   canvas_size: int = 0
+  bits: int = 16
   max_bad_fraction: float = 0.01
   num_workers: int = 0
   prefetch_batches: int = 2

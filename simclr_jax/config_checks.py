@@ -178,6 +178,7 @@ def _check_data(check: Checker) -> None:
   check.one_of('data.augment_on', 'host', 'hybrid', 'device')
   check.one_of('data.device_cache', 'auto', 'replicated', 'sharded')
   check.within('data.canvas_size', 0, MAX_SIDE)
+  check.within('data.bits', 8, 16)
   check.within('data.max_bad_fraction', 0, 1)
   check.within('data.num_workers', 0, 1024)
   check.within('data.prefetch_batches', 1, 1024)

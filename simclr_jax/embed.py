@@ -109,6 +109,9 @@ _LABEL_KEY = command_flags.DEFINE_string(
 _IMAGE_KEY = command_flags.DEFINE_string(
   'image_key', None, 'Column or TFDS feature of the picture.'
 )
+_BITS = command_flags.DEFINE_integer(
+  'bits', None, 'Bits in use of 16-bit images; else as in the checkpoint.'
+)
 _DATA_DIR = command_flags.DEFINE_path('data_dir', None, 'TFDS data directory.')
 _LOADER = command_flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who reads and decodes.'
@@ -161,6 +164,7 @@ def _find(loaded: checkpoint.LoadedEncoder) -> inputs.Input:
       'labels_from': _LABELS_FROM,
       'label_key': _LABEL_KEY,
       'image_key': _IMAGE_KEY,
+      'bits': _BITS,
       'data_dir': _DATA_DIR,
       'loader': _LOADER,
       'num_workers': _NUM_WORKERS,

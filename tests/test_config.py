@@ -151,6 +151,7 @@ IMPOSSIBLE = [
   ('data.device_cache', 'host'),
   ('data.canvas_size', -1),
   ('data.canvas_size', 64),
+  ('data.bits', 7),
   ('data.max_bad_fraction', 1.5),
   ('data.num_workers', -1),
   ('data.prefetch_batches', 0),

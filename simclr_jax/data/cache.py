@@ -21,6 +21,21 @@ from simclr_jax import home, retries
 FOLDER = 'data_cache'
 
 
+def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+  """Part of a key that differs after any write to a file.
+
+  Size and time of modification may be kept by a write (`rsync -t`, `cp -p`),
+  the time of the last change of the inode cannot. A copy has another stamp, so
+  it belongs in no fingerprint.
+  """
+  return (
+    status.st_size,
+    status.st_mtime_ns,
+    status.st_ctime_ns,
+    status.st_ino,
+  )
+
+
 def folder(workdir: epath.PathLike | None) -> pathlib.Path:
   """Where to keep them: inside a local workdir, else with the user's caches.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 
 from PIL import Image
@@ -47,13 +48,23 @@ def image_size(encoded: bytes) -> tuple[int, int]:
 
 
 def check_pixels(height: int, width: int) -> None:
-  """Raises ValueError if a picture claims more than MAX_PIXELS."""
+  """Raises ValueError if an image claims more than MAX_PIXELS."""
   if height * width > MAX_PIXELS:
-    raise ValueError(
-      f'the image header says {height} x {width} pixels; more than '
-      f'{MAX_PIXELS:,} in all are not decoded (a damaged file, or a '
-      'decompression bomb)'
-    )
+    raise too_large(height * width)
+
+
+def too_large(claim: object) -> ValueError:
+  """Error about an image of too many pixels.
+
+  Args:
+    claim: Number of pixels, or Pillow's error, whose first number it is.
+  """
+  (claimed, *_) = re.findall(r'\d+', str(claim))
+  return ValueError(
+    f'the image header says {int(claimed):,} pixels; more than {MAX_PIXELS:,} '
+    'are not decoded, because a few such images fill the memory: shrink it or '
+    'cut it into tiles (or its header is damaged)'
+  )
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:
@@ -81,6 +92,8 @@ def _other_size(encoded: bytes) -> tuple[int, int]:
     # All that is left: Pillow's other formats include programs (EPS).
     with Image.open(io.BytesIO(encoded), formats=('GIF', 'WEBP')) as image:
       return image.height, image.width
+  except Image.DecompressionBombError as error:
+    raise too_large(error) from error
   except Exception as error:  # Pillow raises whatever its plug-ins do.
     raise ValueError(
       f'no known image format, or a damaged header: {error}'

@@ -169,7 +169,7 @@ def read_labels(
   everything = np.arange(source.num_examples)
   if source.label_fn is not None:
     return next(_labels_at(source, everything, size=source.num_examples))
-  key = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:32]
+  key = hashlib.sha256(source.cache_key.encode()).hexdigest()[:32]
   path = cache.folder(workdir) / f'labels_{key}.npz'
   kept = cache.load(path)
   if kept is not None and len(kept.get('labels', ())) == source.num_examples:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -47,11 +48,14 @@ class Source:
     example_id: Index -> a name a person can find the example by (a path). The
       same record of the data set has the same name in every split and part of
       one: splits that overlap are found by it.
-    fingerprint: Hash that changes when examples, labels or their order do.
+    fingerprint: Hash that changes when examples, labels or their order do; the
+      same for a copy of the data.
     class_names: One per class, or empty.
     skipped: (path, reason) of files that could not be read.
     label_fn: Index -> label, where it is known without reading the image; None
       where it stands in the record beside the image.
+    stamp: Changes with any write to the files, for a source whose fingerprint
+      is not of the content (TFDS: of names and sizes).
   """
 
   name: str
@@ -64,3 +68,12 @@ class Source:
   class_names: tuple[str, ...] = ()
   skipped: tuple[tuple[str, str], ...] = ()
   label_fn: Callable[[int], int] | None = None
+  stamp: str = ''
+
+  @property
+  def cache_key(self) -> str:
+    """What is computed from the examples may be kept under this name."""
+    if not self.stamp:
+      return self.fingerprint
+    key = f'{self.fingerprint} {self.stamp}'
+    return hashlib.sha256(key.encode()).hexdigest()

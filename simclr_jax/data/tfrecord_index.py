@@ -53,7 +53,7 @@ class Shard:
 def load_or_build(
   paths: Sequence[str], *, cache_folder: pathlib.Path
 ) -> list[Shard]:
-  """Index of each file, from the cache if names and sizes still agree.
+  """Index of each file, from the cache if names and stamps still agree.
 
   Args:
     paths: TFRecord files.
@@ -62,11 +62,12 @@ def load_or_build(
   Raises:
     ValueError: If a file is missing, truncated or damaged; names the file.
   """
-  sizes = [file_size(path) for path in paths]
+  stamps = [stamp(path) for path in paths]
+  sizes = [size for size, *_ in stamps]
   key = hashlib.sha256()
-  for path, size in zip(paths, sizes, strict=True):
+  for path, stamped in zip(paths, stamps, strict=True):
     name = path if '://' in path else os.path.abspath(path)
-    key.update(f'{name}\0{size}\0'.encode())
+    key.update(f'{name}\0{stamped}\0'.encode())
   kept = cache_folder / f'tfrecord_index_{key.hexdigest()[:32]}.npz'
   if (arrays := cache.load(kept)) is not None:
     stops = np.cumsum(arrays['counts'])[:-1]
@@ -139,16 +140,17 @@ def build(path: str, size: int) -> Shard:
   )
 
 
-def file_size(path: str) -> int:
-  """Bytes of a local or remote file.
+def stamp(path: str) -> tuple[int, ...]:
+  """As `cache.stamp`: size first; of a remote file size and time alone.
 
   Raises:
     ValueError: If there is no such file.
   """
   try:
     if '://' in path:
-      return int(tf.io.gfile.stat(path).length)
-    return os.stat(path).st_size
+      status = tf.io.gfile.stat(path)
+      return int(status.length), int(status.mtime_nsec)
+    return cache.stamp(os.stat(path))
   except (FileNotFoundError, tf.errors.NotFoundError):
     raise ValueError(
       f'{path} is missing: the data set is not prepared, or only in part'

@@ -45,7 +45,7 @@ def entry_name(
     config.eval.resize,
   )
   how_hash = hashlib.sha256(repr(how).encode()).hexdigest()[:12]
-  parts = (encoder.fingerprint()[:24], source.fingerprint[:24], how_hash)
+  parts = (encoder.fingerprint()[:24], source.cache_key[:24], how_hash)
   return '-'.join(parts) + '.npz'
 
 

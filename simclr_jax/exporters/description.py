@@ -120,6 +120,8 @@ def preprocessing_text(network: Network) -> str:
   size = stated['image_size']
   crop = stated.get('crop_fraction')
   parts = ['RGB pictures with values in [0, 1] (uint8 / 255)']
+  if (bits := network.config.data.bits) < 16:
+    parts.append(f'of 16-bit pictures min(value >> {bits - 8}, 255) as uint8')
   if crop:
     parts.append(f'the centred square of {crop:g} of the short side')
   parts.append(f'resized to {size} x {size} ({stated["resize"]}, no antialias)')

@@ -34,6 +34,7 @@ class DataChanges:
     image_key, label_key, train_split, test_split: See there.
     loader, augment_on: See there.
     image_size: Side of the pictures in pixels; 0 as in the passport.
+    bits: See there; 0 as in the passport.
     num_workers: -1 as in the passport.
   """
 
@@ -49,6 +50,7 @@ class DataChanges:
   loader: str = ''
   augment_on: str = ''
   image_size: int = 0
+  bits: int = 0
   num_workers: int = -1
 
 

@@ -77,6 +77,8 @@ def _check_stage(check: Checker) -> None:
   data = check.config.data
   if data.image_size:
     check.within('data.image_size', 4, config_checks.MAX_SIDE)
+  if data.bits:
+    check.within('data.bits', 8, 16)
   check.within('data.num_workers', -1, 1024)
   for name, allowed in (
     ('source', config_checks.DATA_SOURCES),

@@ -79,6 +79,19 @@ class EmbeddingSet:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
   @property
+  def bits(self) -> int:
+    """`config.data.bits` that its images were read with.
+
+    Raises:
+      ValueError: If the set states an impossible number.
+    """
+    data = self.stated('input').get('data')
+    bits = data.get('bits', 16) if isinstance(data, dict) else 16
+    if bits not in range(8, 17):
+      raise ValueError(f'{self.folder} states bits {bits!r}; 8 to 16 are known')
+    return int(bits)
+
+  @property
   def name(self) -> str:
     """Of the data set, for people."""
     return str(self.stated('input').get('name', 'the set'))

@@ -21,6 +21,7 @@ _READ_BY = {
   'labels_from': ('folder',),
   'label_key': ('tfds', 'parquet', 'arrays'),
   'image_key': ('tfds', 'parquet'),
+  'bits': ('folder', 'tfds', 'parquet'),
   'data_dir': ('tfds',),
 }
 

@@ -28,8 +28,12 @@ _ESCAPED_BYTE = re.compile(r'\\u(dc[89a-f][0-9a-f])')
 _MAX_BYTES = 1 << 30  # as for the pictures of a folder
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, bits: int) -> bytes:
   """A picture file whose pixels every loader reads alike.
+
+  Args:
+    path: Of the file.
+    bits: See `config.data.bits`.
 
   Raises:
     ValueError: If it is no picture; names it.
@@ -37,7 +41,7 @@ def read_file(path: str) -> bytes:
   try:
     encoded = _read_bytes(path)
     plain = plain_image.inspect(encoded).plain
-    return encoded if plain else plain_image.to_plain(encoded)
+    return encoded if plain else plain_image.to_plain(encoded, bits)
   except MemoryError:
     raise
   # Pillow's decoders raise nearly every built-in exception for damaged data.
@@ -78,21 +82,25 @@ def find_files(names: Sequence[str]) -> list[str]:
   return files
 
 
-def source_of(files: Sequence[str]) -> Source:
+def source_of(files: Sequence[str], bits: int) -> Source:
   """Files as a source; all are read once, to find those that are none.
+
+  Args:
+    files: Images.
+    bits: See `config.data.bits`.
 
   Raises:
     ValueError: If one cannot be read; names it.
   """
   digest = 0
   for path in files:
-    digest = zlib.crc32(read_file(path), digest)
+    digest = zlib.crc32(read_file(path, bits), digest)
   return Source(
     name='the queries',
     num_examples=len(files),
     num_classes=0,
     encoded=True,
-    read=lambda i: Example(read_file(files[i]), NO_LABEL),
+    read=lambda i: Example(read_file(files[i], bits), NO_LABEL),
     example_id=lambda i: files[i],
     fingerprint=f'{digest:08x}',
   )
@@ -119,6 +127,7 @@ class SetPictures:
     self._given = bool(folder)
     self.unreadable: list[str] = []
     self._base = folder or str(stated.get('base', ''))
+    self._bits = embeddings.bits
     self._source: Source | None = None
     if self._base:
       if not os.path.isdir(self._base):
@@ -171,7 +180,7 @@ class SetPictures:
     """uint8 [H, W, 3]; None where it cannot be read any more."""
     try:
       if self._source is None:
-        encoded = read_file(self._file(row.path[0]))
+        encoded = read_file(self._file(row.path[0]), self._bits)
         return decode.decode_with_pillow(encoded)
       image = self.stored(row)
       if isinstance(image, np.ndarray):
@@ -192,9 +201,9 @@ class SetPictures:
       )
 
 
-def pixels_of_file(path: str) -> np.ndarray:
-  """uint8 [H, W, 3] of a picture file."""
-  return decode.decode_with_pillow(read_file(path))
+def pixels_of_file(path: str, bits: int) -> np.ndarray:
+  """uint8 [H, W, 3] of a picture file; `bits` as `config.data.bits`."""
+  return decode.decode_with_pillow(read_file(path, bits))
 
 
 def thumbnail(pixels: np.ndarray | None, *, side: int) -> Image.Image:

@@ -127,7 +127,7 @@ def queries_from_files(
     ValueError: If a picture cannot be read, the checkpoint is not there, or it
       is not the one that made the set.
   """
-  source = pictures.source_of(files)
+  source = pictures.source_of(files, embeddings.bits)
   space = _open_space(embeddings, checkpoint_path)
   config = config_lib.replace(
     space.config,
@@ -149,7 +149,9 @@ def queries_from_files(
     vectors=np.concatenate(found),
     own=np.full(len(files), -1, np.int64),
     images=[
-      pictures.thumbnail(pictures.pixels_of_file(path), side=sheets.SIDE)
+      pictures.thumbnail(
+        pictures.pixels_of_file(path, embeddings.bits), side=sheets.SIDE
+      )
       for path in files[:num_shown]
     ],
   )

@@ -20,6 +20,7 @@ from simclr_jax import data
 from simclr_jax.data import plain_image, stream
 from simclr_jax.data.lazy_tf import tf
 from simclr_jax.data.sources import folder, folder_scan
+from tests.data import deep_png
 
 _RNG = np.random.Generator(np.random.PCG64(0))
 
@@ -53,26 +54,6 @@ def _decoded(source):
     pixels = stream.decode(tf.constant(encoded)).numpy()
     out[os.path.basename(source.example_id(i))] = pixels
   return out
-
-
-def _png16(pixels):
-  """16-bit PNG of uint16 [H, W, C], C 1 (grey) or 3 (RGB), by hand."""
-
-  def chunk(kind, body):
-    crc = zlib.crc32(kind + body)
-    return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', crc)
-
-  height, width, channels = pixels.shape
-  header = struct.pack(
-    '>IIBBBBB', width, height, 16, {1: 0, 3: 2}[channels], 0, 0, 0
-  )
-  rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in pixels)
-  return (
-    b'\x89PNG\r\n\x1a\n'
-    + chunk(b'IHDR', header)
-    + chunk(b'IDAT', zlib.compress(rows))
-    + chunk(b'IEND', b'')
-  )
 
 
 def _on_white(rgba):
@@ -174,9 +155,9 @@ def gallery(tmp_path_factory):
   want['moving.gif'] = (np.asarray(frame.convert('RGB')), 0)
   # 16 bits: the high byte.
   deep = _RNG.integers(0, 65536, (9, 11, 3)).astype(np.uint16)
-  (root / 'deep.png').write_bytes(_png16(deep))
+  (root / 'deep.png').write_bytes(deep_png.encode(deep))
   want['deep.png'] = (deep >> 8, 0)
-  (root / 'deep_grey.png').write_bytes(_png16(deep[..., :1]))
+  (root / 'deep_grey.png').write_bytes(deep_png.encode(deep[..., :1]))
   want['deep_grey.png'] = (np.repeat(deep[..., :1] >> 8, 3, -1), 0)
   # What some programs append to a JPEG does no harm.
   whole = (root / 'a_444.JPG').read_bytes()
@@ -253,7 +234,7 @@ def _bomb():
   """Few bytes that claim 20 000 x 20 000 pixels."""
   side = struct.pack('>II', 20_000, 20_000)
   header = b'IHDR' + side + struct.pack('>BBBBB', 1, 0, 0, 0, 0)
-  real = _png16(np.zeros((1, 1, 1), np.uint16))
+  real = deep_png.encode(np.zeros((1, 1, 1), np.uint16))
   crc = struct.pack('>I', zlib.crc32(header))
   return real[:12] + header + crc + real[33:]
 

@@ -181,3 +181,76 @@ def test_a_jpeg_whose_end_a_segment_covers_is_converted():
   assert not _check_decodes(covered)
   restarts = _encode(_picture(), 'JPEG', restart_marker_blocks=1)
   assert b'\xff\xd0' in restarts and _check_decodes(restarts)
+
+
+# A scan's marker behind the image: what follows the end of the image ends
+# nothing.
+_VIDEO = b'\0\0\0\x18ftypmp42' + bytes(range(256)) * 8 + b'\xff\xda\xff\xd8'
+
+
+@pytest.mark.parametrize(
+  'tail', [_VIDEO, _encode(_picture('L'), 'JPEG')[:-300]], ids=['video', 'cut']
+)
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'GIF', 'BMP'])
+def test_an_image_ends_where_its_own_end_stands(kind, tail):
+  image = _picture('P' if kind == 'GIF' else 'RGB')
+  assert _check_decodes(_encode(image, kind) + tail) == (kind in 'JPEG PNG')
+
+
+@pytest.mark.parametrize('progressive', [False, True])
+def test_a_jpeg_cut_anywhere_is_refused(progressive):
+  whole = _encode(_picture(), 'JPEG', progressive=progressive)
+  thumbnail = b'\xff\xe1\x00\x06\xff\xd9\x00\x00'
+  plain_image.check_jpeg_end(whole[:2] + thumbnail + whole[2:] + _VIDEO)
+  for data in (whole, whole[:2] + thumbnail + whole[2:]):
+    for size in range(data.index(b'\xff\xda'), len(data) - 1, 7):
+      for end in (b'', bytes(99)):
+        with pytest.raises((ValueError, OSError)):
+          plain_image.inspect(data[:size] + end)
+
+
+def _exif(*entries, order='<'):
+  """EXIF block of (tag, type, count, 4 bytes), type 3 being SHORT."""
+  rows = [struct.pack(f'{order}HHI', *e[:3]) + e[3] for e in entries]
+  head = {'<': b'II*\0\x08\0\0\0', '>': b'MM\0*\0\0\0\x08'}[order]
+  count = struct.pack(f'{order}H', len(rows))
+  return b'Exif\0\0' + head + count + b''.join(rows) + bytes(4)
+
+
+_TURNED = (0x112, 3, 1, struct.pack('<HH', 6, 0))
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize(
+  'exif',
+  [
+    _exif(_TURNED, (0x11A, 2, 4, b'abc\0')),  # Resolution as text.
+    _exif(_TURNED, (0x128, 2, 4, b'abc\0')),
+    _exif(_TURNED, (0x128, 4, 1, struct.pack('<I', 100_000))),
+    _exif(_TURNED, (0x8769, 4, 1, b'\xff' * 4)),  # A block beyond the end.
+    _exif((0x112, 4, 1, struct.pack('<I', 6))),
+    _exif((0x112, 1, 1, b'\6\0\0\0')),
+    _exif((0x112, 3, 1, struct.pack('>HH', 6, 0)), order='>'),
+  ],
+  ids=['resolution', 'unit', 'large', 'beyond', 'long', 'byte', 'big-endian'],
+)
+def test_orientation_is_read_by_its_number_alone(kind, exif):
+  """What the check accepts, the reader turns."""
+  data = _encode(_picture(), kind, exif=exif)
+  assert not plain_image.inspect(data).plain
+  assert Image.open(io.BytesIO(plain_image.to_plain(data))).size == (20, 30)
+
+
+@pytest.mark.parametrize('value', [0, 1, 9, 300])
+def test_an_orientation_that_is_none_turns_nothing(value):
+  exif = _exif((0x112, 3, 1, struct.pack('<HH', value, 0)))
+  assert _check_decodes(_encode(_picture(), 'JPEG', exif=exif))
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'GIF', 'WEBP'])
+def test_too_many_pixels_are_refused_in_our_words(kind, monkeypatch):
+  monkeypatch.setattr(image_header, 'MAX_PIXELS', 200)
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+  for look in (plain_image.inspect, image_header.image_size):
+    with pytest.raises(ValueError, match='600 pixels; more than 200 .*tiles'):
+      look(_encode(_picture('P' if kind == 'GIF' else 'RGB'), kind))

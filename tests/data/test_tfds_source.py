@@ -16,6 +16,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import data
 from simclr_jax.data import cache, reading, stream, tfrecord_index
 from simclr_jax.data.lazy_tf import tf, tfds
+from tests.data import deep_png
 
 _NAMES = ('ant', 'bee', 'cat')
 
@@ -42,12 +43,21 @@ def _png(number, mode='RGB'):
   return out.getvalue()
 
 
-def _prepare(folder, *, file_format='tfrecord', channels=3):
+def _deep_png(number):
+  """Grey of 12 bits."""
+  values = _pixels(number)[..., :1].astype(np.uint16) * 16 + 15
+  return deep_png.encode(values)
+
+
+def _prepare(folder, *, file_format='tfrecord', channels=3, deep=False):
   """A data set of 10 train images in 3 files and 4 test images in 1."""
   folder.mkdir(parents=True)
   features = tfds.features.FeaturesDict(
     {
-      'image': tfds.features.Image(shape=(None, None, channels)),
+      'image': tfds.features.Image(
+        shape=(None, None, 1 if deep else channels),
+        dtype=np.uint16 if deep else np.uint8,
+      ),
       'label': tfds.features.ClassLabel(names=_NAMES),
       'size': tfds.features.Scalar(np.int64),
       'text': tfds.features.Text(),
@@ -75,7 +85,11 @@ def _prepare(folder, *, file_format='tfrecord', channels=3):
       records = [
         features.serialize_example(
           {
-            'image': io.BytesIO(_png(n, 'RGBA' if channels == 4 else 'RGB')),
+            'image': io.BytesIO(
+              _deep_png(n)
+              if deep
+              else _png(n, 'RGBA' if channels == 4 else 'RGB')
+            ),
             'label': n % 3,
             'size': n,
             'text': f'number {n}',
@@ -227,6 +241,20 @@ def test_mistakes(tiny_dir, name, split, fields, match):
     _make(name, tiny_dir, split, **fields)
 
 
+def test_images_of_12_bits_are_noticed_and_scaled(tmp_path, monkeypatch):
+  _prepare(tmp_path / 'tiny' / '1.0.0', deep=True)
+  said: list[str] = []
+  monkeypatch.setattr(
+    'simclr_jax.data.deep_images.logging.warning',
+    lambda text, *args: said.append(text % args),
+  )
+  dark, right = (_make('tiny', tmp_path, bits=bits) for bits in (16, 12))
+  assert len(said) == 1 and '--config.data.bits=12' in said[0]
+  assert dark.fingerprint != right.fingerprint
+  pixels = stream.decode(tf.constant(right.read(3).image)).numpy()
+  np.testing.assert_array_equal(pixels[..., :1], _pixels(3)[..., :1])
+
+
 def _shard(tmp_path):
   path = tmp_path / 'x.tfrecord'
   records = [bytes([n]) * n for n in range(20)]
@@ -235,7 +263,7 @@ def _shard(tmp_path):
 
 
 def _index(path):
-  return tfrecord_index.build(str(path), tfrecord_index.file_size(str(path)))
+  return tfrecord_index.build(str(path), tfrecord_index.stamp(str(path))[0])
 
 
 def test_index_reads_every_record(tmp_path):

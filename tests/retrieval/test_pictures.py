@@ -71,7 +71,7 @@ def test_what_is_no_picture_is_named(tmp_path, content, reason):
   path = tmp_path / 'notes.jpg'
   path.write_bytes(content)
   with pytest.raises(ValueError) as error:
-    pictures.read_file(str(path))
+    pictures.read_file(str(path), 16)
   said = str(error.value)
   assert said.startswith(f'{path} cannot be read: ') and reason in said
   # Not the place of a buffer in memory.

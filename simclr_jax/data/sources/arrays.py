@@ -39,20 +39,20 @@ class _Pictures:
 
   Attributes:
     place: Where the images are.
-    stamp: Size and time of the file when it was opened first.
+    stamp: `cache.stamp` of the file when it was opened first.
     part: Rows of the array.
     labels: int64 [n] of the part.
   """
 
   place: arrays_layout.Place
-  stamp: tuple[int, int]
+  stamp: tuple[int, ...]
   part: range
   labels: np.ndarray
 
   @functools.cached_property
   def images(self) -> np.ndarray:
     """uint8 [n, H, W, 3], or [n, H, W] or [n, H, W, 1], of the whole array."""
-    if _stamp(self.place.path) != self.stamp:
+    if cache.stamp(os.stat(self.place.path)) != self.stamp:
       raise ValueError(
         f'{self.place.path} has changed since this run opened it; start again'
       )
@@ -116,7 +116,8 @@ def make(
   labels = labels[part.start : part.stop]
   if (labels == NO_LABEL).all():
     num_classes = 0
-  pictures = _Pictures(place, _stamp(place.path), part, labels)
+  stamp = cache.stamp(os.stat(place.path))
+  pictures = _Pictures(place, stamp, part, labels)
   # Spares reading it a second time in this process.
   pictures.__dict__['images'] = images
   return Source(
@@ -137,6 +138,11 @@ def _check_images(images: np.ndarray, place: arrays_layout.Place) -> np.ndarray:
   )
   if images.dtype != np.uint8:
     scale = ''
+    if images.dtype == np.uint16:
+      scale = (
+        '; of 16 bits keep the upper 8 of those in use, the same for all '
+        'images: (x >> int(x.max()).bit_length() - 8).astype(np.uint8)'
+      )
     if images.dtype.kind == 'f':
       scale = (
         '; floats in [0, 1] become it by np.rint(255 * x).astype(np.uint8)'
@@ -205,11 +211,6 @@ def _count_classes(
       'them out'
     )
   return largest + 1
-
-
-def _stamp(path: str) -> tuple[int, int]:
-  status = os.stat(path)
-  return status.st_size, status.st_mtime_ns
 
 
 def _fingerprint(

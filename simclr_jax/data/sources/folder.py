@@ -21,7 +21,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import retries
-from simclr_jax.data import cache, plain_image
+from simclr_jax.data import cache, deep_images, plain_image
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
 from simclr_jax.data.sources import folder_scan, folder_split
@@ -39,6 +39,7 @@ class _Pictures(NamedTuple):
   labels: list[int]
   classes: tuple[str, ...]
   skipped: tuple[tuple[str, str], ...]
+  bits: int
 
 
 def make(
@@ -53,8 +54,8 @@ def make(
   files.
 
   Args:
-    data: Reads `path`, `labels_from`, `max_bad_fraction` and, because the
-      classes of both splits are numbered together, `train_split` and
+    data: Reads `path`, `labels_from`, `bits`, `max_bad_fraction` and, because
+      the classes of both splits are numbered together, `train_split` and
       `test_split`.
     split: Sub-folder of `path`, or '' for all of it; with a part such as
       '[:80%]' behind it, see `folder_split`.
@@ -129,7 +130,8 @@ def _look(
     numbers[f.path.split('/')[0]] if classes else NO_LABEL for f in readable
   ]
   name = _join(data.path, split)
-  return _Pictures(name, root, readable, labels, classes, skipped)
+  deep_images.check_range(name, _highest(readable), bits=data.bits)
+  return _Pictures(name, root, readable, labels, classes, skipped, data.bits)
 
 
 def _source_of(pictures: _Pictures) -> Source:
@@ -141,7 +143,7 @@ def _source_of(pictures: _Pictures) -> Source:
     with open(os.path.join(root, paths[i]), 'rb') as file:
       encoded = file.read()
     if not plain[i]:
-      encoded = plain_image.to_plain(encoded)
+      encoded = plain_image.to_plain(encoded, pictures.bits)
     return Example(encoded, labels[i])
 
   return Source(
@@ -151,7 +153,7 @@ def _source_of(pictures: _Pictures) -> Source:
     encoded=True,
     read=read,
     example_id=lambda i: _resolve(_join(root, paths[i])),
-    fingerprint=_fingerprint(pictures.files, labels),
+    fingerprint=_fingerprint(pictures),
     class_names=pictures.classes,
     skipped=pictures.skipped,
     label_fn=lambda i: labels[i],
@@ -366,12 +368,15 @@ def _check(
     )
 
 
-def _fingerprint(
-  files: Sequence[folder_scan.File], labels: Sequence[int]
-) -> str:
+def _highest(files: Sequence[folder_scan.File]) -> np.ndarray:
+  return np.array([f.highest for f in files], np.int64)
+
+
+def _fingerprint(pictures: _Pictures) -> str:
   """Hash of names, contents and labels; the same wherever the folder lies."""
   digest = hashlib.sha256()
-  for file, label in zip(files, labels, strict=True):
+  digest.update(deep_images.tag(_highest(pictures.files), pictures.bits))
+  for file, label in zip(pictures.files, pictures.labels, strict=True):
     digest.update(os.fsencode(file.path))
     digest.update(f'\0{file.size} {file.crc} {label}\n'.encode())
   return digest.hexdigest()

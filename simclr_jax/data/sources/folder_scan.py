@@ -1,8 +1,8 @@
 """Which files of a folder are pictures, and which of them can be decoded.
 
 Every picture is decoded once before training, because a file that fails in the
-tenth hour is dearer. The result is kept and reused for files whose path, size
-and modification time are the same, so a restart only looks at those.
+tenth hour is dearer. The result is kept and reused for files whose path and
+`cache.stamp` are the same, so a restart only looks at those.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXTENSIONS = (
   '.bmp',
   '.gif',
 )
-_VERSION = 4  # Raise when columns, the meaning of `plain` or limits change.
+_VERSION = 5  # Raise when columns, the meaning of `plain` or limits change.
 # A picture of image_header.MAX_PIXELS takes less in every format.
 _MAX_BYTES = 1 << 30
 _BLOCK = 4096  # files between looking at the clock
@@ -63,11 +63,14 @@ class File(NamedTuple):
   path: str
   size: int = 0
   mtime_ns: int = 0
+  ctime_ns: int = 0
+  inode: int = 0
   crc: int = 0
   format: str = ''
   width: int = 0
   height: int = 0
   plain: bool = False
+  highest: int = 0
   reason: str = ''
 
 
@@ -215,8 +218,8 @@ def _examine(root: str, path: str, *, known: File | None) -> File | OSError:
   def read() -> bytes | None:
     nonlocal file
     status = os.stat(full)
-    file = file._replace(size=status.st_size, mtime_ns=status.st_mtime_ns)
-    if known and known[:3] == file[:3]:
+    file = File(path, *cache.stamp(status))
+    if known and known[:5] == file[:5]:
       return None
     # A pipe would be waited for, and a device gives bytes for ever.
     if not stat.S_ISREG(status.st_mode):
@@ -254,16 +257,20 @@ def _examine(root: str, path: str, *, known: File | None) -> File | OSError:
     width=found.width,
     height=found.height,
     plain=found.plain,
+    highest=found.highest,
   )
 
 
 _NUMBERS = {
   'size': np.int64,
   'mtime_ns': np.int64,
+  'ctime_ns': np.int64,
+  'inode': np.uint64,
   'crc': np.uint32,
   'width': np.int32,
   'height': np.int32,
   'plain': np.bool_,
+  'highest': np.uint16,
 }
 _TEXTS = ('path', 'format', 'reason')
 

@@ -17,7 +17,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import cache, plain_image
+from simclr_jax.data import cache, deep_images, plain_image
 from simclr_jax.data.source import NO_LABEL, Example, Source
 from simclr_jax.data.sources import (
   parquet_blob,
@@ -42,6 +42,8 @@ class _Table:
     size: int64 [n], bytes.
     label: int64 [n].
     plain: bool [n].
+    highest: uint16 [n], see `plain_image.Inspection`.
+    bits: `config.data.bits`.
     names: uint8, stored names one behind the other; empty where none are.
     name_end: int64 [n], where each ends; [0] where none are stored.
     name_size: int64 [n], bytes of each; [0] where none are stored.
@@ -55,6 +57,8 @@ class _Table:
   size: np.ndarray
   label: np.ndarray
   plain: np.ndarray
+  highest: np.ndarray
+  bits: int
   names: np.ndarray
   name_end: np.ndarray
   name_size: np.ndarray
@@ -65,7 +69,7 @@ class _Table:
       self.blobs[self.file[i]], int(self.offset[i]), size=int(self.size[i])
     )
     if not self.plain[i]:
-      encoded = plain_image.to_plain(encoded)
+      encoded = plain_image.to_plain(encoded, self.bits)
     return Example(encoded, int(self.label[i]))
 
   def label_of(self, i: int) -> int:
@@ -89,9 +93,9 @@ def make(
   """Source of a split of a folder of Parquet files, or of a single one.
 
   Args:
-    data: Reads `path`, `image_key`, `label_key`, `max_bad_fraction` and,
-      because the classes of both splits must be the same, `train_split` and
-      `test_split`.
+    data: Reads `path`, `image_key`, `label_key`, `bits`, `max_bad_fraction`
+      and, because the classes of both splits must be the same, `train_split`
+      and `test_split`.
     split: As the files are named: 'train', 'train[:80%]', 'test[:500]'. A part
       counts rows, those that cannot be read too.
     workdir: Not used: the conversion is as large as the data, so that all runs
@@ -103,7 +107,7 @@ def make(
   """
   del workdir
   root, splits = parquet_layout.find(data.path)
-  name = split.split('[')[0].strip()
+  name, named = split.split('[')[0].strip(), os.path.join(data.path, split)
   chosen = parquet_layout.choose(data.path, splits, name=name)
   files = parquet_files.open_all(root, chosen, data=data)
   total = sum(file.num_rows for file in files)
@@ -115,7 +119,7 @@ def make(
     cache_folder=cache.folder(None),
   )
   rows = np.arange(part.start - first, part.stop - first)
-  table, skipped, crcs = _take(touched, indices, rows)
+  table, skipped, crcs = _take(touched, indices, rows, bits=data.bits)
   _check_skipped(data, split, skipped, total=len(part))
   others = [
     file
@@ -127,8 +131,9 @@ def make(
   if (table.label == NO_LABEL).all():
     classes = parquet_files.Classes(0, ())
   _check_labels(table, classes)
+  deep_images.check_range(named, table.highest, bits=data.bits)
   return Source(
-    name=os.path.join(data.path, split),
+    name=named,
     num_examples=len(table.row),
     num_classes=classes.num_classes,
     encoded=True,
@@ -155,6 +160,8 @@ def _take(
   files: Sequence[parquet_files.OpenFile],
   indices: Sequence[parquet_blob.Index],
   rows: np.ndarray,
+  *,
+  bits: int,
 ) -> tuple[_Table, tuple[tuple[str, str], ...], np.ndarray]:
   """Table of `rows` of all files, without the bad ones; those; checksums."""
   counts = [len(index.sizes) for index in indices]
@@ -189,6 +196,8 @@ def _take(
     size=column('sizes')[rows],
     label=column('labels')[rows],
     plain=column('plain')[rows],
+    highest=column('highest')[rows],
+    bits=bits,
     names=column('names'),
     name_end=name_end[rows] if named else name_end,
     name_size=name_size[rows] if named else name_size,
@@ -235,7 +244,8 @@ def _fingerprint(
   table: _Table, crcs: np.ndarray, classes: parquet_files.Classes
 ) -> str:
   """Hash of contents, labels and order, however they lie in files."""
-  digest = hashlib.sha256(repr(classes).encode())
+  tag = deep_images.tag(table.highest, table.bits)
+  digest = hashlib.sha256(repr(classes).encode() + tag)
   for array in (table.size, crcs, table.label):
     digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()

@@ -37,12 +37,13 @@ from simclr_jax.data import cache
 from simclr_jax.data.progress import Progress
 from simclr_jax.data.sources import parquet_rows, parquet_schema
 
-_VERSION = 2  # Raise when columns, the meaning of `plain` or limits change.
+_VERSION = 3  # Raise when columns, the meaning of `plain` or limits change.
 _COLUMNS: dict[str, type] = {
   'sizes': np.int64,
   'crcs': np.uint32,
   'labels': np.int64,
   'plain': np.bool_,
+  'highest': np.uint16,
   'name_sizes': np.int64,
 }
 
@@ -56,6 +57,7 @@ class Index(NamedTuple):
     crcs: uint32 [n], CRC-32 of each.
     labels: int64 [n], NO_LABEL where there is none.
     plain: bool [n], see `plain_image.Inspection`.
+    highest: uint16 [n], see there.
     bad_rows: int64 [k], rows that cannot be read, in order.
     reasons: k texts, why not.
     names: uint8, UTF-8 of the stored names one behind the other.
@@ -67,6 +69,7 @@ class Index(NamedTuple):
   crcs: np.ndarray
   labels: np.ndarray
   plain: np.ndarray
+  highest: np.ndarray
   bad_rows: np.ndarray
   reasons: tuple[str, ...]
   names: np.ndarray
@@ -140,13 +143,11 @@ def _kept_paths(
   path: str, columns: parquet_schema.Columns, folder: pathlib.Path
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Blob and index; their name changes with everything they depend on."""
-  status = os.stat(path)
   parts = (
     _VERSION,
     PIL.__version__,
     os.path.abspath(path),
-    status.st_size,
-    status.st_mtime_ns,
+    cache.stamp(os.stat(path)),
     columns.image,
     columns.label,
     columns.id,
@@ -276,12 +277,13 @@ def _write_blob(
         batch, path, start=start, columns=columns
       )
       found = list(pool.map(examine, pictures))
-      reasons |= {start + i: why for i, (_, why) in enumerate(found) if why}
-      good = [b'' if f[1] else p for p, f in zip(pictures, found, strict=True)]
+      reasons |= {start + i: f.why for i, f in enumerate(found) if f.why}
+      good = [b'' if f.why else p for p, f in zip(pictures, found, strict=True)]
       out.writelines(good)
       parts['sizes'].append(np.array([len(p) for p in good], np.int64))
       parts['crcs'].append(np.array([zlib.crc32(p) for p in good], np.uint32))
-      parts['plain'].append(np.array([plain for plain, _ in found], bool))
+      parts['plain'].append(np.array([f.plain for f in found], bool))
+      parts['highest'].append(np.array([f.highest for f in found], np.uint16))
       parts['labels'].append(parquet_rows.labels(batch, path, columns=columns))
       encoded = parquet_rows.names(batch, columns)
       names += encoded

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,19 +67,28 @@ def pictures(
   return found
 
 
-def examine(picture: bytes, checked: bool) -> tuple[bool, str]:
-  """Whether it is plain, and why it cannot be read ('' where it can)."""
+class Examined(NamedTuple):
+  """See `plain_image.Inspection`; `why` says why it cannot be read."""
+
+  plain: bool = False
+  highest: int = 0
+  why: str = ''
+
+
+def examine(picture: bytes, checked: bool) -> Examined:
+  """Decodes an image, unless that was done when it was written."""
   if checked:
-    return True, ''
+    return Examined(plain=True)
   try:
-    return plain_image.inspect(picture).plain, ''
+    found = plain_image.inspect(picture)
+    return Examined(found.plain, found.highest)
   except MemoryError:
     raise
   # Pillow's decoders raise nearly every built-in exception for damaged data;
   # each is a reason why this picture cannot be read, and is reported as such.
   except Exception as error:
     text = f'{type(error).__name__}: {error}'.split(' file <_io.')[0]
-    return False, ' '.join(text.split())
+    return Examined(why=' '.join(text.split()))
 
 
 def labels(

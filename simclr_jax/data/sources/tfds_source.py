@@ -8,6 +8,7 @@ The data set's own code is not needed, only its prepared files.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import hashlib
 import os
 from typing import Any, NamedTuple
@@ -17,19 +18,26 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import retries
-from simclr_jax.data import cache, plain_image, record_files, tfrecord_index
+from simclr_jax.data import (
+  cache,
+  deep_images,
+  plain_image,
+  record_files,
+  tfrecord_index,
+)
 from simclr_jax.data.lazy_tf import tf, tfds
 from simclr_jax.data.source import NO_LABEL, Example, Source
 
 # (file, record in the file) -> its bytes.
 ReadRecordFn = Callable[[int, int], bytes]
+_SAMPLED = 64  # 16-bit images whose values are looked at before training.
 
 
 class _Spans(NamedTuple):
   """A split as spans of records: span k is records [skip, skip + take)."""
 
   paths: list[str]
-  sizes: list[int]  # bytes
+  stamps: list[tuple[int, ...]]  # bytes first
   skip: np.ndarray  # int64 [k]
   take: np.ndarray  # int64 [k]
   in_file: np.ndarray  # int64 [k], records of the whole file
@@ -60,7 +68,7 @@ def make(
 
   Args:
     data: Reads `name` ('cifar10', 'imagenet2012_subset/1pct', 'a/b:1.0.0'),
-      `data_dir`, `image_key` and `label_key`.
+      `data_dir`, `image_key`, `label_key` and `bits`.
     split: TFDS syntax: 'train', 'train[:10%]', 'train+test'.
     workdir: Where the index of TFRecord files is kept, see `cache.folder`.
 
@@ -73,6 +81,7 @@ def make(
   spans = _find_spans(builder, split)
   read_record = _make_reader(builder, spans, workdir=workdir)
   starts = spans.starts
+  highest = np.zeros(0, np.int64)
 
   def locate(i: int) -> tuple[int, int]:
     # The last of equal starts: the spans before it are empty.
@@ -83,15 +92,23 @@ def make(
     span, record = locate(i)
     return f'{os.path.basename(spans.paths[span])} record {record}'
 
+  if np.dtype(builder.info.features[data.image_key].np_dtype) == np.uint16:
+    highest = _sample_highest(
+      int(spans.take.sum()), lambda i: read_record(*locate(i)), features
+    )
+    deep_images.check_range(f'{data.name}/{split}', highest, bits=data.bits)
   return Source(
     name=f'{data.name}/{split}',
     num_examples=int(spans.take.sum()),
     num_classes=features.num_classes,
     encoded=True,
-    read=lambda i: _parse(read_record(*locate(i)), features),
+    read=lambda i: _parse(read_record(*locate(i)), features, bits=data.bits),
     example_id=example_id,
-    fingerprint=_fingerprint(builder, spans, features),
+    fingerprint=_fingerprint(
+      builder, spans, features, tag=deep_images.tag(highest, data.bits)
+    ),
     class_names=features.class_names,
+    stamp=repr(spans.stamps),
   )
 
 
@@ -173,9 +190,7 @@ def _find_spans(builder: Any, split: str) -> _Spans:
     ) from error
   spans = _Spans(
     paths=[str(part.filename) for part in instructions],
-    sizes=[
-      tfrecord_index.file_size(str(part.filename)) for part in instructions
-    ],
+    stamps=[tfrecord_index.stamp(str(part.filename)) for part in instructions],
     skip=np.array([part.skip for part in instructions], np.int64),
     take=np.array([part.take for part in instructions], np.int64),
     in_file=np.array(
@@ -232,12 +247,26 @@ def _check_count(path: str, found: int, *, wanted: int) -> None:
     )
 
 
-def _parse(record: bytes, features: _Features) -> Example:
+def _sample_highest(
+  num_examples: int, read_fn: Callable[[int], bytes], features: _Features
+) -> np.ndarray:
+  """Largest value of some images; one that is damaged is left to the reader."""
+  rows = np.linspace(0, num_examples - 1, _SAMPLED).astype(np.int64)
+  stored = features._replace(plain=True, label_key='')
+  highest = []
+  for i in np.unique(rows).tolist():
+    with contextlib.suppress(Exception):
+      image = _parse(read_fn(i), stored, bits=deep_images.STORED).image
+      highest.append(plain_image.inspect(bytes(image)).highest)
+  return np.array(highest, np.int64)
+
+
+def _parse(record: bytes, features: _Features, *, bits: int) -> Example:
   """Encoded image and label of a serialised tf.train.Example."""
   values = tf.train.Example.FromString(record).features.feature
   image = values[features.image_key].bytes_list.value[0]
   if not features.plain:
-    image = plain_image.to_plain(image)
+    image = plain_image.to_plain(image, bits)
   if not features.label_key:
     return Example(image, NO_LABEL)
   label = int(values[features.label_key].int64_list.value[0])
@@ -248,12 +277,14 @@ def _parse(record: bytes, features: _Features) -> Example:
   return Example(image, label)
 
 
-def _fingerprint(builder: Any, spans: _Spans, features: _Features) -> str:
+def _fingerprint(
+  builder: Any, spans: _Spans, features: _Features, *, tag: bytes
+) -> str:
   """Hash of names and sizes of files, the records taken, and the features."""
-  digest = hashlib.sha256()
+  digest = hashlib.sha256(tag)
   digest.update(f'{builder.info.full_name} {features}'.encode())
-  for path, size, skip, take in zip(
-    spans.paths, spans.sizes, spans.skip, spans.take, strict=True
+  for path, stamp, skip, take in zip(
+    spans.paths, spans.stamps, spans.skip, spans.take, strict=True
   ):
-    digest.update(f'{os.path.basename(path)} {size} {skip} {take}'.encode())
+    digest.update(f'{os.path.basename(path)} {stamp[0]} {skip} {take}'.encode())
   return digest.hexdigest()
