@@ -38,7 +38,7 @@ from simclr_jax import config as config_lib
 UNLABELLED = config_lib.Config(
   data=config_lib.DataConfig(source='folder', train_split='', test_split=''),
   optim=config_lib.OptimConfig(
-    base_lr=0.075, lr_scaling='sqrt', weight_decay=1e-4
+    base_lr=0.075, lr_scaling='sqrt', weight_decay=1e-4, warmup='10 %'
   ),
   train=config_lib.TrainConfig(batch_size=256, duration='200 epochs'),
 )

@@ -252,7 +252,8 @@ class OptimConfig:
     base_lr: Before scaling.
     lr_scaling: 'linear' (x batch/256), 'sqrt' (x sqrt(batch)) or 'none'.
     schedule: 'cosine' (to 0), 'constant' or 'step'.
-    warmup: Linear warm-up from 0, a duration ('10 epochs').
+    warmup: Linear warm-up from 0, a duration ('10 epochs') or a share of the
+      run ('10 %').
     step_milestones: For 'step': fractions of the run (0..1) at which the rate
       is multiplied by `step_gamma`.
     step_gamma: See `step_milestones`.

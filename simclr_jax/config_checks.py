@@ -128,10 +128,10 @@ class Checker:
       bound = f'above {above:g}' if math.isinf(low) else f'at least {low:g}'
       self.fail(path, f'needs one value or more, each {bound} and finite')
 
-  def duration(self, path: str, *, zero: bool) -> None:
-    """A duration, longer than 0 unless `zero`."""
+  def duration(self, path: str, *, zero: bool, share: bool = False) -> None:
+    """A duration, longer than 0 unless `zero`; '10 %' if `share`."""
     try:
-      value = durations.parse(self.get(path))
+      value = durations.parse(self.get(path), share=share)
     except ValueError as error:
       self.fail(path, str(error))
       return
@@ -333,7 +333,7 @@ def _check_training(check: Checker) -> None:
   check.positive('optim.base_lr')
   check.one_of('optim.lr_scaling', 'linear', 'sqrt', 'none')
   check.one_of('optim.schedule', 'cosine', 'constant', 'step')
-  check.duration('optim.warmup', zero=True)
+  check.duration('optim.warmup', zero=True, share=True)
   milestones = config.optim.step_milestones
   if list(milestones) != sorted(m for m in milestones if 0 < m < 1):
     check.fail('optim.step_milestones', 'must rise and lie between 0 and 1')
