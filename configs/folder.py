@@ -41,6 +41,8 @@ UNLABELLED = config_lib.Config(
     base_lr=0.075, lr_scaling='sqrt', weight_decay=1e-4, warmup='10 %'
   ),
   train=config_lib.TrainConfig(batch_size=256, duration='200 epochs'),
+  # The recipe's rate is for the encoder: a classifier diverges at it.
+  monitor=config_lib.MonitorConfig(online_lr='0.01'),
 )
 
 PRESETS = {
@@ -54,11 +56,13 @@ PRESETS = {
     ),
     optim=UNLABELLED.optim,
     train=UNLABELLED.train,
+    monitor=UNLABELLED.monitor,
   ),
   'classes': config_lib.Config(
     data=config_lib.DataConfig(source='folder', labels_from='folders'),
     optim=UNLABELLED.optim,
     train=UNLABELLED.train,
+    monitor=UNLABELLED.monitor,
   ),
 }
 

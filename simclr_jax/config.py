@@ -361,12 +361,16 @@ class MonitorConfig:
   Attributes:
     online_head: Train a linear classifier on stop_gradient(h) beside the
       encoder (official head_supervised); ignored where there are no labels.
+    online_lr: Its learning rate: 'recipe' (the optimizer and schedule of the
+      encoder, as in the official code, which can diverge in a short run), or a
+      number, e.g. '0.1', for SGD at a constant rate.
     knn_every: Duration between kNN evaluations on the test split; '0 steps' is
       never.
     knn_max_bank: Most training examples in the kNN bank.
   """
 
   online_head: bool = True
+  online_lr: str = 'recipe'
   knn_every: str = '0 steps'
   knn_max_bank: int = 50_000
 

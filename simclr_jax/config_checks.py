@@ -364,9 +364,22 @@ def _check_training(check: Checker) -> None:
   check.within('checkpoint.keep_best', 0)
   check.within('checkpoint.max_failed_saves', 0)
   check.one_of('checkpoint.best_metric', *BEST_METRICS)
+  _check_online_lr(check)
   check.duration('monitor.knn_every', zero=True)
   check.within('monitor.knn_max_bank', 1)
   _check_best_metric(check)
+
+
+def _check_online_lr(check: Checker) -> None:
+  text = check.config.monitor.online_lr
+  if text == 'recipe':
+    return
+  try:
+    rate = float(text)
+  except ValueError:
+    rate = math.nan
+  if not 0 < rate < math.inf:
+    check.fail('monitor.online_lr', "must be 'recipe' or a number above 0")
 
 
 def _check_accumulation(check: Checker) -> None:

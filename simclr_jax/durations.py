@@ -8,9 +8,7 @@ import re
 _LONGEST = 1e15  # Beyond, sums of floats are no whole numbers any more.
 UNITS = ('steps', 'epochs', 'examples')
 SHARE = '%'
-_PATTERN = re.compile(
-  r'^\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+|%)\s*$', re.I
-)
+_PATTERN = re.compile(r'^\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+|%)\s*$', re.I)
 
 
 @dataclasses.dataclass(frozen=True)
