@@ -249,5 +249,5 @@ def test_a_bar_instead_of_lines_on_a_terminal(
   assert not lines
   assert moved[0] == ('Training', TOTAL, 'steps', 0)
   assert [done for done, _ in moved[1:-1]] == list(range(1, TOTAL + 1))
-  assert moved[1][1] == 'loss 1'
+  assert moved[1][1] == 'loss 1.000'
   assert moved[-1] == 'closed'
