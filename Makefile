@@ -38,10 +38,12 @@ $(BIN)/python:
 
 $(INSTALLED): requirements.txt requirements-no-tf.txt | $(BIN)/python
 	$(PIP_INSTALL) -r requirements.txt
+	$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 $(INSTALLED_DEV): requirements-dev.txt requirements-docs.txt requirements.txt requirements-no-tf.txt | $(BIN)/python
 	$(PIP_INSTALL) -r requirements-dev.txt
+	$(PIP_INSTALL) --no-deps --editable .
 	@touch $(INSTALLED) $@
 
 $(INSTALLED_TORCH): requirements-torch.txt requirements.txt requirements-no-tf.txt
@@ -49,7 +51,7 @@ $(INSTALLED_TORCH): requirements-torch.txt requirements.txt requirements-no-tf.t
 	$(VENV_TORCH)/bin/python -m pip install --disable-pip-version-check -r requirements-torch.txt
 	@touch $@
 
-install: $(INSTALLED) ## make .venv and install requirements.txt
+install: $(INSTALLED) ## make .venv, install requirements.txt and this package
 install-dev: $(INSTALLED_DEV) ## the same and requirements-dev.txt
 
 demo: $(INSTALLED) ## pretrain on real digits, probe, kNN, report, check (3 minutes)

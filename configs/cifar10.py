@@ -35,14 +35,14 @@ Where a preset is not its source: the torch codes forward the two views
 separately (their batch norm sees one view at a time; here both) and step the
 learning rate once an epoch. They crop a PIL image with antialiased bilinear
 resizing; here bilinear without antialias (crops of 32 px are enlarged, where
-the two agree). Their network's initialisation is PyTorch's, here the official
-one, with the residual blocks' last gamma at 0. lightly and solo-learn subtract
-a mean from the images and divide by a standard deviation, here nobody does.
-dkobak: gray 0.1 as its results state; a version of its script has 0.2. lightly:
-jitter as in its SimCLRTransform for small images, head with batch norm as in
-its later versions. solo-learn: its LARS caps the trust ratio (`clip_lr`), which
-is not possible here, and it trains in float16; its figure is for LARS with that
-cap.
+the two agree). The kernels of their networks start as PyTorch's, here as the
+official code's; the last gamma of a residual block starts at 1 as in theirs.
+lightly and solo-learn subtract a mean from the images and divide by a standard
+deviation, here nobody does. dkobak: gray 0.1 as its results state; a version of
+its script has 0.2. lightly: jitter as in its SimCLRTransform for small images,
+head with batch norm as in its later versions. solo-learn: its LARS caps the
+trust ratio (`clip_lr`), which is not possible here, and it trains in float16;
+its figure is for LARS with that cap.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ DKOBAK = config_lib.Config(
     gray_prob=0.1,
   ),
   model=config_lib.ModelConfig(
-    depth=18, head_layers=2, head_hidden=1024, head_norm='none'
+    depth=18,
+    zero_init_residual=False,
+    head_layers=2,
+    head_hidden=1024,
+    head_norm='none',
   ),
   # The mean over 2B: the reported 5.18 is below log(2 * 512 - 1) = 6.93.
   loss=config_lib.LossConfig(temperature=0.5, scale='paper'),
@@ -102,7 +106,9 @@ DKOBAK = config_lib.Config(
 LIGHTLY = config_lib.Config(
   data=DATA,
   augment=dataclasses.replace(TORCHVISION, jitter_strength=0.5),
-  model=config_lib.ModelConfig(depth=18, head_layers=2, head_hidden=512),
+  model=config_lib.ModelConfig(
+    depth=18, zero_init_residual=False, head_layers=2, head_hidden=512
+  ),
   loss=config_lib.LossConfig(temperature=0.5, scale='paper'),
   optim=config_lib.OptimConfig(
     name='sgd',
@@ -122,6 +128,7 @@ SOLO_LEARN = config_lib.Config(
   augment=dataclasses.replace(TORCHVISION, blur_prob=0.5),
   model=config_lib.ModelConfig(
     depth=18,
+    zero_init_residual=False,
     head_layers=2,
     head_hidden=2048,
     head_dim=256,

@@ -38,9 +38,11 @@ from simclr_jax import config as config_lib
 UNLABELLED = config_lib.Config(
   data=config_lib.DataConfig(source='folder', train_split='', test_split=''),
   optim=config_lib.OptimConfig(
-    base_lr=0.075, lr_scaling='sqrt', weight_decay=1e-4
+    base_lr=0.075, lr_scaling='sqrt', weight_decay=1e-4, warmup='10 %'
   ),
   train=config_lib.TrainConfig(batch_size=256, duration='200 epochs'),
+  # The recipe's rate is for the encoder: a classifier diverges at it.
+  monitor=config_lib.MonitorConfig(online_lr='0.01'),
 )
 
 PRESETS = {
@@ -54,11 +56,13 @@ PRESETS = {
     ),
     optim=UNLABELLED.optim,
     train=UNLABELLED.train,
+    monitor=UNLABELLED.monitor,
   ),
   'classes': config_lib.Config(
     data=config_lib.DataConfig(source='folder', labels_from='folders'),
     optim=UNLABELLED.optim,
     train=UNLABELLED.train,
+    monitor=UNLABELLED.monitor,
   ),
 }
 

@@ -37,9 +37,11 @@ from simclr_jax import config as config_lib
 LABELLED = config_lib.Config(
   data=config_lib.DataConfig(source='parquet'),
   optim=config_lib.OptimConfig(
-    base_lr=0.075, lr_scaling='sqrt', weight_decay=1e-4
+    base_lr=0.075, lr_scaling='sqrt', weight_decay=1e-4, warmup='10 %'
   ),
   train=config_lib.TrainConfig(batch_size=256, duration='200 epochs'),
+  # The recipe's rate is for the encoder: a classifier diverges at it.
+  monitor=config_lib.MonitorConfig(online_lr='0.01'),
 )
 
 PRESETS = {
@@ -48,6 +50,7 @@ PRESETS = {
     data=config_lib.DataConfig(source='parquet', label_key='', test_split=''),
     optim=LABELLED.optim,
     train=LABELLED.train,
+    monitor=LABELLED.monitor,
   ),
   'split': config_lib.Config(
     data=config_lib.DataConfig(
@@ -55,6 +58,7 @@ PRESETS = {
     ),
     optim=LABELLED.optim,
     train=LABELLED.train,
+    monitor=LABELLED.monitor,
   ),
 }
 

@@ -257,7 +257,8 @@ class OptimConfig:
     base_lr: Before scaling.
     lr_scaling: 'linear' (x batch/256), 'sqrt' (x sqrt(batch)) or 'none'.
     schedule: 'cosine' (to 0), 'constant' or 'step'.
-    warmup: Linear warm-up from 0, a duration ('10 epochs').
+    warmup: Linear warm-up from 0, a duration ('10 epochs') or a share of the
+      run ('10 %').
     step_milestones: For 'step': fractions of the run (0..1) at which the rate
       is multiplied by `step_gamma`.
     step_gamma: See `step_milestones`.
@@ -365,12 +366,16 @@ class MonitorConfig:
   Attributes:
     online_head: Train a linear classifier on stop_gradient(h) beside the
       encoder (official head_supervised); ignored where there are no labels.
+    online_lr: Its learning rate: 'recipe' (the optimizer and schedule of the
+      encoder, as in the official code, which can diverge in a short run), or a
+      number, e.g. '0.1', for SGD at a constant rate.
     knn_every: Duration between kNN evaluations on the test split; '0 steps' is
       never.
     knn_max_bank: Most training examples in the kNN bank.
   """
 
   online_head: bool = True
+  online_lr: str = 'recipe'
   knn_every: str = '0 steps'
   knn_max_bank: int = 50_000
 

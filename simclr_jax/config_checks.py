@@ -128,10 +128,10 @@ class Checker:
       bound = f'above {above:g}' if math.isinf(low) else f'at least {low:g}'
       self.fail(path, f'needs one value or more, each {bound} and finite')
 
-  def duration(self, path: str, *, zero: bool) -> None:
-    """A duration, longer than 0 unless `zero`."""
+  def duration(self, path: str, *, zero: bool, share: bool = False) -> None:
+    """A duration, longer than 0 unless `zero`; '10 %' if `share`."""
     try:
-      value = durations.parse(self.get(path))
+      value = durations.parse(self.get(path), share=share)
     except ValueError as error:
       self.fail(path, str(error))
       return
@@ -334,7 +334,7 @@ def _check_training(check: Checker) -> None:
   check.positive('optim.base_lr')
   check.one_of('optim.lr_scaling', 'linear', 'sqrt', 'none')
   check.one_of('optim.schedule', 'cosine', 'constant', 'step')
-  check.duration('optim.warmup', zero=True)
+  check.duration('optim.warmup', zero=True, share=True)
   milestones = config.optim.step_milestones
   if list(milestones) != sorted(m for m in milestones if 0 < m < 1):
     check.fail('optim.step_milestones', 'must rise and lie between 0 and 1')
@@ -365,9 +365,22 @@ def _check_training(check: Checker) -> None:
   check.within('checkpoint.keep_best', 0)
   check.within('checkpoint.max_failed_saves', 0)
   check.one_of('checkpoint.best_metric', *BEST_METRICS)
+  _check_online_lr(check)
   check.duration('monitor.knn_every', zero=True)
   check.within('monitor.knn_max_bank', 1)
   _check_best_metric(check)
+
+
+def _check_online_lr(check: Checker) -> None:
+  text = check.config.monitor.online_lr
+  if text == 'recipe':
+    return
+  try:
+    rate = float(text)
+  except ValueError:
+    rate = math.nan
+  if not 0 < rate < math.inf:
+    check.fail('monitor.online_lr', "must be 'recipe' or a number above 0")
 
 
 def _check_accumulation(check: Checker) -> None:

@@ -54,6 +54,22 @@ class _LibraryChatter(std_logging.Filter):
     return said
 
 
+class _Formatter(std_logging.Formatter):
+  """'23:05:41 message': time of day, 'warning: ' where it is one."""
+
+  def __init__(self) -> None:
+    super().__init__(datefmt='%H:%M:%S')
+
+  def format(self, record: std_logging.LogRecord) -> str:
+    """The line; with the place in the code at `--verbosity=1`."""
+    if logging.level_debug():
+      return logging.PythonFormatter().format(record)
+    text = super().format(record)
+    warns = record.levelno >= std_logging.WARNING
+    level = f'{record.levelname.lower()}: ' if warns else ''
+    return f'{self.formatTime(record, self.datefmt)} {level}{text}'
+
+
 def start(*, devices: bool = True) -> None:
   """Sets up log, compilation cache and devices; call first in a command's main.
 
@@ -69,6 +85,7 @@ def start(*, devices: bool = True) -> None:
   handler = logging.get_absl_handler()
   if not any(isinstance(f, _LibraryChatter) for f in handler.filters):
     handler.addFilter(_LibraryChatter())
+    handler.setFormatter(_Formatter())
   compilation_cache.enable()
   _allow_open_files()
   if devices:

@@ -115,7 +115,7 @@ def resolve(
     )
   size = {'num_examples': num_examples, 'batch_size': batch}
   total = durations.total_steps(config.train.duration, **size)
-  warmup = durations.to_steps(config.optim.warmup, **size)
+  warmup = durations.warmup_steps(config.optim.warmup, total=total, **size)
   if warmup >= total and warmup > 0:
     problems.append(
       f'config.optim.warmup = {config.optim.warmup!r} ({warmup} steps) is not '

@@ -245,6 +245,7 @@ IMPOSSIBLE = [
   ('checkpoint.best_metric', 'accuracy'),
   ('checkpoint.max_failed_saves', -1),
   ('monitor.knn_every', 'daily'),
+  ('monitor.online_lr', 'inf'),
   ('monitor.knn_max_bank', 0),
   ('eval.batch_size', 0),
   ('eval.crop_fraction', 0.0),

@@ -2,6 +2,7 @@
 
 import json
 import logging as std_logging
+import re
 
 from absl import logging
 
@@ -45,3 +46,11 @@ def test_library_notes_are_dropped_and_warnings_stay():
     assert passes(record('/x/simclr_jax/training/loop.py', std_logging.INFO))
   finally:
     logging.set_verbosity(previous)
+
+
+def test_lines_have_the_time_of_day_and_no_thread():
+  record = std_logging.LogRecord(
+    'absl', std_logging.WARNING, 'a.py', 1, 'seen %d', (3,), None
+  )
+  line = console._Formatter().format(record)
+  assert re.fullmatch(r'\d\d:\d\d:\d\d warning: seen 3', line)

@@ -39,14 +39,14 @@ def test_named_files_exist(page):
   assert not [name for name in named if not (ROOT / name).exists()]
 
 
-def test_readme_states_the_recorded_numbers():
+def test_recipes_state_the_recorded_numbers():
   result = json.loads(
     (ROOT / 'docs/results/cifar10_cpu/result.json').read_text()
   )
   rows = {row['kind']: row for row in result['comparison']['rows']}
   (line,) = [
     line
-    for line in (ROOT / 'README.md').read_text().splitlines()
+    for line in (ROOT / 'docs/recipes.md').read_text().splitlines()
     if line.startswith('| `configs/cifar10.py:cpu`')
   ]
   for row in rows.values():

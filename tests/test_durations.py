@@ -53,6 +53,29 @@ def test_parse_refuses(text):
     durations.parse(text)
 
 
+@pytest.mark.parametrize(
+  'text,steps',
+  [('10 %', 97), ('12.5%', 122), ('0 %', 0), ('0.01 %', 1), ('5 epochs', 488)],
+)
+def test_warmup_is_a_duration_or_a_share_of_the_run(text, steps):
+  assert durations.warmup_steps(text, total=976, **SIZE) == steps
+
+
+def test_share_of_a_run_of_one_step_leaves_that_step_its_peak():
+  assert durations.warmup_steps('10 %', total=1, **SIZE) == 0
+
+
+@pytest.mark.parametrize('text', ['100 %', '-1 %', '1e3%', '% 10'])
+def test_no_share_of_a_run(text):
+  with pytest.raises(ValueError):
+    durations.parse(text, share=True)
+
+
+def test_only_a_warmup_is_a_share():
+  with pytest.raises(ValueError, match='not a duration'):
+    durations.parse('10 %')
+
+
 # The official code: get_train_steps and WarmUpAndCosineDecay, written out.
 @pytest.mark.parametrize(
   'num_examples,batch,epochs',

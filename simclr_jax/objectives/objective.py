@@ -20,10 +20,10 @@ class LossResult(NamedTuple):
   """What one evaluation of an objective gives.
 
   Attributes:
-    loss: Scalar that is differentiated.
+    loss: Scalar that is differentiated, the online head's loss included.
     model_state: New batch statistics.
     extra: The objective's own new state; `{}` where it has none.
-    metrics: Name -> scalar.
+    metrics: Name -> scalar; 'loss' is the objective's alone, by default `loss`.
     z: Normalised embeddings [N, d], for the costlier diagnostics.
   """
 

@@ -80,7 +80,7 @@ def make_simclr(config: config_lib.Config) -> Objective:
     outputs, model_state = forward(params, merge_views(batch['views']))
     z = losses.l2_normalize(outputs.z) if config.loss.normalize else outputs.z
     loss, metrics = contrast(z, config.loss)
-    metrics = {'contrast_loss': loss, **metrics}
+    metrics = {'loss': loss, 'contrast_loss': loss, **metrics}
     if outputs.logits is not None:
       head_loss, head_metrics = online_head.online_head_loss(
         outputs.logits, label_views(batch['label'])

@@ -248,7 +248,7 @@ def describe(
 
 def _counts_steps(config: config_lib.Config) -> bool:
   texts = (config.train.duration, config.optim.warmup)
-  parsed = [durations.parse(text) for text in texts]
+  parsed = [durations.parse(text, share=True) for text in texts]
   return any(d.unit == 'steps' and d.amount > 0 for d in parsed)
 
 

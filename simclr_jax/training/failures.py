@@ -59,7 +59,7 @@ def record_non_finite(
   Args:
     workdir: Of the run.
     step: Step whose loss, gradient or result is not finite.
-    metrics: Of that step, with 'loss', 'grad_norm' and 'state_norm'.
+    metrics: Of that step, with what `non_finite.WATCHED` names.
     example_ids: Names of this process's rows of the batch.
     saved_steps: All checkpoints of the run.
     skipped: Steps in a row that were skipped, this one included; 0 where none
@@ -149,7 +149,7 @@ def write_batch(
   path = workdir / f'failure-step-{step}{suffix}.json'
   record = {
     'step': step,
-    'loss': metrics_lib.number_for_json(metrics['loss']),
+    'loss': metrics_lib.number_for_json(metrics['total_loss']),
     'metrics': {
       name: metrics_lib.number_for_json(v) for name, v in metrics.items()
     },

@@ -13,7 +13,7 @@ from simclr_jax.training.state import PyTree, TrainState
 
 # What must stay finite; a finite loss can have gradients that are not, and a
 # finite gradient can throw the parameters beyond float32.
-WATCHED = ('loss', 'grad_norm', 'state_norm')
+WATCHED = ('total_loss', 'grad_norm', 'state_norm')
 
 
 def undo(

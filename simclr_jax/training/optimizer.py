@@ -26,6 +26,7 @@ Tree = Any
 
 _BATCH_NORM_SCOPE = re.compile(r'(^|_)bn')
 _COLLECTIONS = ('params', 'batch_stats')
+ONLINE_HEAD = 'online_head'
 
 
 class ParamGroup(NamedTuple):
@@ -70,7 +71,10 @@ def param_roles(params: Tree) -> Tree:
 
 
 def make_optimizer(
-  optim: OptimConfig, schedule: optax.Schedule
+  optim: OptimConfig,
+  schedule: optax.Schedule,
+  *,
+  online_lr: float | None = None,
 ) -> optax.GradientTransformation:
   """Builds the optimizer; its state is arrays only, of the parameters' dtype.
 
@@ -97,6 +101,9 @@ def make_optimizer(
   Args:
     optim: Names and numbers.
     schedule: Step to learning rate.
+    online_lr: If given, parameters below 'online_head' have SGD at this
+      constant rate instead (no momentum, decay, clipping or part in the norm
+      that `clip_grad_norm` bounds).
 
   Raises:
     ValueError: If the name or an excluded role is unknown.
@@ -126,7 +133,16 @@ def make_optimizer(
     )
   if optim.clip_grad_norm > 0:
     parts.insert(0, optax.clip_by_global_norm(optim.clip_grad_norm))
-  return optax.chain(*parts)
+  encoder = optax.chain(*parts)
+  if online_lr is None:
+    return encoder
+  return optax.partition(
+    {'encoder': encoder, ONLINE_HEAD: optax.sgd(online_lr)},
+    lambda params: {
+      scope: ONLINE_HEAD if scope == ONLINE_HEAD else 'encoder'
+      for scope in params
+    },
+  )
 
 
 def describe_parameters(params: Tree, optim: OptimConfig) -> list[ParamGroup]:
@@ -241,7 +257,7 @@ def _roles(name: str) -> tuple[str, ...]:
     )
   else:
     role = 'bias' if leaf == 'bias' else 'kernel'
-  return ('online_head', role) if top == 'online_head' else (role,)
+  return (ONLINE_HEAD, role) if top == ONLINE_HEAD else (role,)
 
 
 def _check_roles(optim: OptimConfig) -> None:

@@ -59,24 +59,41 @@ class Report:
     del values['step'], values['total_steps']
     return {name: v for name, v in values.items() if v is not None}
 
-  def line(self, metrics: Mapping[str, float] | None = None) -> str:
-    """One line for people, with `metrics` in their order."""
-    share = 100 * self.step / max(self.total_steps, 1)
-    parts = [f'step {self.step}/{self.total_steps} ({share:.1f}%)']
-    if metrics:
-      parts.append(format_metrics(metrics))
+  def line(self, headline: str) -> str:
+    """Short line for people: step, `headline`, images/s, time left."""
+    parts = [f'step {self.step}/{self.total_steps}', headline]
     if self.images_per_second is not None:
-      parts.append(
-        f'{self.images_per_second:.4g} images/s '
-        f'({self.images_per_second_per_device:.4g} per device)'
-      )
-    if self.input_wait_percent is not None:
-      parts.append(f'input wait {self.input_wait_percent:.0f}%')
-    if self.mfu_percent is not None:
-      parts.append(f'MFU {self.mfu_percent:.1f}%')
+      parts.append(f'{_rate(self.images_per_second)} images/s')
     if self.eta_seconds is not None:
-      parts.append(f'ETA {format_seconds(self.eta_seconds)}')
+      parts.append(f'{format_seconds(self.eta_seconds)} left')
     return ' | '.join(parts)
+
+
+def headline(
+  metrics: Mapping[str, float], *, chance: float | None, batch_size: int
+) -> str:
+  """States how far a step is from chance.
+
+  Args:
+    metrics: Numbers of the step.
+    chance: Contrastive loss of embeddings that ignore the image; None for an
+      objective that contrasts nothing.
+    batch_size: Global batch, in images: `contrast_acc` is 1 / B by chance.
+  """
+  if chance is None or 'contrast_loss' not in metrics:
+    parts = [f'loss {metrics["loss"]:.3f}']
+    if 'train_top1' in metrics:
+      parts.append(f'training top-1 {100 * metrics["train_top1"]:.1f} %')
+    return ' | '.join(parts)
+  return (
+    f'contrast_loss {metrics["contrast_loss"]:.3f} (chance {chance:.2f}) | '
+    f'contrast_acc {100 * metrics["contrast_acc"]:.1f} % '
+    f'(chance {100 / batch_size:.1f} %)'
+  )
+
+
+def _rate(value: float) -> str:
+  return f'{value:,.0f}' if value >= 10 else f'{value:.2g}'
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

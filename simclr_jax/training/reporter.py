@@ -23,8 +23,6 @@ from simclr_jax.training.saver import Saver
 # Of a metric line where config.train.on_non_finite is 'skip': skipped steps of
 # the whole run, and those up to this step without a finite one between.
 _SKIPPED, _IN_A_ROW = 'skipped_steps', 'skipped_in_a_row'
-# A terminal has room for a bar and two numbers; metrics.jsonl has all.
-_ON_THE_BAR = ('loss', 'contrast_acc')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +77,8 @@ class Reporter:
     # bound.
     self._skipped = int(resumed.get(_SKIPPED, 0))
     self._in_a_row = int(resumed.get(_IN_A_ROW, 0))
-    self._alarms = alarms.Alarms(_expectation(run))
+    self._usual = _expectation(run)
+    self._alarms = alarms.Alarms(self._usual)
     for line in writer.history:
       self._alarms.observe(line['step'], line)  # Said already.
     self.latest: dict[str, float] = {}
@@ -167,14 +166,23 @@ class Reporter:
       logging.warning('%s', warning)
     line |= {f'alarm_{name}': 1.0 for name in self._alarms.active}
     due = is_due(step, resolved.log_every_steps, last)
+    headline = progress_lib.headline(
+      metrics,
+      chance=self._usual.chance,
+      batch_size=self._run.config.train.batch_size,
+    )
     if due or has_diagnostics or self._in_a_row or warnings:
       report = self.progress.report(step)
       self._writer.write_scalars(step, {**line, **report.scalars})
-      if not progress_bar.shown():
-        logging.info('%s', report.line(metrics))
+      logging.debug('%s', progress_lib.format_metrics(line | report.scalars))
+    elif step == self._start + 1:  # A sign of life after compiling.
+      report = self.progress.report(step)
+    else:
+      report = None
     if progress_bar.shown():
-      few = {name: metrics[name] for name in _ON_THE_BAR if name in metrics}
-      self._move(step, progress_lib.format_metrics(few) if due else '')
+      self._move(step, headline if due else '')
+    elif report is not None:
+      logging.info('%s', report.line(headline))
 
   def _move(self, step: int, note: str) -> None:
     if self._bar is None:

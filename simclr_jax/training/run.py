@@ -208,9 +208,16 @@ def assemble(
     ),
     objective=objective,
     schedule=schedule,
-    optimizer=optimizer_lib.make_optimizer(config.optim, schedule),
+    optimizer=optimizer_lib.make_optimizer(
+      config.optim, schedule, online_lr=_online_lr(config.monitor)
+    ),
     **parts,
   )
+
+
+def _online_lr(monitor: config_lib.MonitorConfig) -> float | None:
+  recipe = monitor.online_lr == 'recipe'
+  return None if recipe else float(monitor.online_lr)
 
 
 def check_accumulation(

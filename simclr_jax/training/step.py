@@ -22,7 +22,8 @@ class StepOutput(NamedTuple):
 
   Attributes:
     metrics: Name -> scalar, of the batch before the update; 'state_norm' alone
-      is that of the parameters and batch statistics after it.
+      is that of the parameters and batch statistics after it. 'loss' is the
+      objective's, 'total_loss' what was differentiated: with the online head's.
     z: Normalised embeddings [N, d], sharded on N.
   """
 
@@ -113,6 +114,7 @@ def make_train_step(
     metrics = {
       'loss': result.loss,
       **result.metrics,
+      'total_loss': result.loss,
       'learning_rate': schedule(state.step),
       'grad_norm': optax.tree.norm(grads),
       'param_norm': optax.tree.norm(state.params),

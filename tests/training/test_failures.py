@@ -12,7 +12,12 @@ def record(workdir, *, saved_steps, **metrics):
     failures.record_non_finite(
       workdir,
       step=12,
-      metrics={'loss': 0.5, 'grad_norm': 1.0, 'state_norm': 2.0, **metrics},
+      metrics={
+        'total_loss': 0.5,
+        'grad_norm': 1.0,
+        'state_norm': 2.0,
+        **metrics,
+      },
       example_ids=['cat/1.jpg', 'dog/2.jpg'],
       saved_steps=saved_steps,
     )
@@ -29,7 +34,7 @@ def test_record_of_a_gradient_that_is_no_number(tmp_path):
   assert written == {
     'step': 12,
     'loss': 0.5,
-    'metrics': {'loss': 0.5, 'grad_norm': 'NaN', 'state_norm': 2.0},
+    'metrics': {'total_loss': 0.5, 'grad_norm': 'NaN', 'state_norm': 2.0},
     'last_good_checkpoint': good,
     'newest_checkpoint': good,
     'example_ids': ['cat/1.jpg', 'dog/2.jpg'],
@@ -52,7 +57,7 @@ def test_the_checkpoint_that_fails_is_not_called_good(
   tmp_path, saved_steps, newest, good
 ):
   written, message = record(
-    tmp_path, saved_steps=saved_steps, loss=float('inf')
+    tmp_path, saved_steps=saved_steps, total_loss=float('inf')
   )
 
   def path(step):
@@ -64,9 +69,9 @@ def test_the_checkpoint_that_fails_is_not_called_good(
   assert f'finite loss): {path(good) or "none"}. ' in message
 
 
-@pytest.mark.parametrize('name', ['loss', 'grad_norm', 'state_norm'])
+@pytest.mark.parametrize('name', ['total_loss', 'grad_norm', 'state_norm'])
 def test_what_must_be_finite(name):
-  metrics = {'loss': 0.5, 'grad_norm': 1.0, 'state_norm': 2.0}
+  metrics = {'total_loss': 0.5, 'grad_norm': 1.0, 'state_norm': 2.0}
   assert failures.is_finite(metrics)
   assert not failures.is_finite({**metrics, name: float('nan')})
   assert not failures.is_finite({**metrics, name: float('inf')})

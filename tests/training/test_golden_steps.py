@@ -107,13 +107,13 @@ def check(trace, config, golden, weights, prefix, rtol):
   for step, (metrics, head) in enumerate(trace):
     decay = 0.5 * 1e-4 * float((head['kernel'].astype(np.float64) ** 2).sum())
     got = {
-      'contrast_loss': metrics['contrast_loss'],
+      'contrast_loss': metrics['loss'],
       'supervised_loss': metrics['online_loss'],
       'contrast_acc': metrics['contrast_acc'],
       'contrast_entropy': metrics['contrast_entropy'],
       'supervised_acc': metrics['online_top1'],
       'weight_decay': decay,
-      'total_loss': metrics['loss'] + decay,
+      'total_loss': metrics['total_loss'] + decay,
     }
     for name, value in got.items():
       np.testing.assert_allclose(

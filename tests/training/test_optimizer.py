@@ -86,6 +86,40 @@ def run_golden(numbers, optim, schedule):
   return run_steps(transform, start(numbers), golden_grads(numbers))
 
 
+@pytest.mark.parametrize('name', ['lars', 'sgd', 'adam'])
+def test_a_rate_of_its_own_keeps_the_online_head_out_of_the_recipe(name):
+  rng = np.random.default_rng(0)
+  params, grads = (
+    {
+      'backbone': {'conv': {'kernel': rng.normal(size=(3, 4))}},
+      'online_head': {'kernel': 100 * rng.normal(size=(4, 2))},
+    }
+    for _ in range(2)
+  )
+  optim = make_optim(name=name, weight_decay=0.1, clip_grad_norm=1.0)
+  after = list(
+    run_steps(
+      optimizer_lib.make_optimizer(optim, constant(0.3), online_lr=0.5),
+      params,
+      [grads, grads],
+    )
+  )[-1][0]
+  want = params['online_head']['kernel'] - grads['online_head']['kernel']
+  np.testing.assert_allclose(after['online_head']['kernel'], want, rtol=1e-6)
+  # The encoder moves as without an online head: its gradient is not clipped
+  # by the other's.
+  alone = list(
+    run_steps(
+      optimizer_lib.make_optimizer(optim, constant(0.3)),
+      {'backbone': params['backbone']},
+      2 * [{'backbone': grads['backbone']}],
+    )
+  )[-1][0]
+  jax.tree.map(
+    np.testing.assert_array_equal, after['backbone'], alone['backbone']
+  )
+
+
 LARS_CASES = [
   *(
     (f'lars_wd{decay}_lr{rate}', decay, rate, False)

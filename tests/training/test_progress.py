@@ -95,7 +95,7 @@ def test_nothing_is_claimed_before_it_is_measured():
   assert progress.report(0).scalars == {}
   run_steps(progress, clock, [1], compile=60.0)
   assert progress.report(1).scalars == {}
-  assert progress.report(1).line() == 'step 1/100 (1.0%)'
+  assert progress.report(1).line('loss 1') == 'step 1/100 | loss 1'
 
 
 def test_model_flops_utilisation():
@@ -124,11 +124,18 @@ def test_line_for_people():
     mfu_percent=41.23,
     eta_seconds=11_533.0,
   )
-  assert report.line({'loss': 5.12345, 'contrast_top1': 0.25}) == (
-    'step 1200/31200 (3.8%) | loss 5.123 | contrast_top1 0.25 | '
-    '1234 images/s (154.3 per device) | input wait 2% | MFU 41.2% | '
-    'ETA 3 h 12 min'
+  metrics = {'loss': 9.1, 'contrast_loss': 5.12345, 'contrast_acc': 0.256}
+  headline = progress_lib.headline(metrics, chance=12.473, batch_size=256)
+  assert report.line(headline) == (
+    'step 1200/31200 | contrast_loss 5.123 (chance 12.47) | '
+    'contrast_acc 25.6 % (chance 0.4 %) | 1,234 images/s | 3 h 12 min left'
   )
+
+
+def test_headline_of_a_classifier():
+  metrics = {'loss': 0.51234, 'train_top1': 0.5}
+  found = progress_lib.headline(metrics, chance=None, batch_size=8)
+  assert found == 'loss 0.512 | training top-1 50.0 %'
 
 
 @pytest.mark.parametrize(

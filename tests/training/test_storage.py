@@ -151,7 +151,7 @@ def make_run(config, *, on_step):
     on_step(step)
     metrics = {
       name: jnp.float32(1.0 / step)
-      for name in ('loss', 'grad_norm', 'state_norm')
+      for name in ('loss', 'total_loss', 'grad_norm', 'state_norm')
     }
     return make_state(step), step_lib.StepOutput(metrics, jnp.zeros((2, 2)))
 
@@ -360,11 +360,11 @@ def test_a_record_that_cannot_be_written_is_told_instead(disk):
     failures.record_non_finite(
       disk,
       step=3,
-      metrics={'loss': np.nan, 'grad_norm': 1.0, 'state_norm': 1.0},
+      metrics={'total_loss': np.nan, 'grad_norm': 1.0, 'state_norm': 1.0},
       example_ids=['cat.jpg', 'dog.jpg'],
       saved_steps=[],
     )
-  assert 'loss is nan at step 3' in str(caught.value)
+  assert 'total_loss is nan at step 3' in str(caught.value)
   assert 'No space left on device' in str(caught.value)
   assert 'cat.jpg, dog.jpg' in str(caught.value)
 
