@@ -125,7 +125,11 @@ def _part(relative: str) -> str:
 def find_violations(relative: str, text: str) -> list[str]:
   """What the file at `relative` (to the package) may not import."""
   if relative == '__init__.py':
-    return [f'{relative} imports {m}' for m in _imported(ast.parse(text))]
+    return [
+      f'{relative} imports {module}'
+      for module in _imported(ast.parse(text))
+      if module.split('.')[0] not in sys.stdlib_module_names
+    ]
   part = _part(relative)
   found = []
   for module in _imported(ast.parse(text)):
