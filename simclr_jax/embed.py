@@ -54,7 +54,7 @@ from simclr_jax.retrieval.identity import DTYPES, OUTPUTS
 from simclr_jax.training import checkpoint, choice, signals
 from simclr_jax.training import passport as passport_lib
 
-_CHECKPOINT = command_flags.DEFINE_path(
+_CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Workdir of a run (local or gs://...).'
 )
 _STEP = command_flags.DEFINE_string(
@@ -109,7 +109,9 @@ _LABEL_KEY = command_flags.DEFINE_string(
 _IMAGE_KEY = command_flags.DEFINE_string(
   'image_key', None, 'Column or TFDS feature of the picture.'
 )
-_DATA_DIR = command_flags.DEFINE_path('data_dir', None, 'TFDS data directory.')
+_DATA_DIR = command_flags.DEFINE_address(
+  'data_dir', None, 'TFDS data directory.'
+)
 _LOADER = command_flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who reads and decodes.'
 )

@@ -87,7 +87,7 @@ _OUT = command_flags.DEFINE_path(
 _PICTURES = command_flags.DEFINE_path(
   'pictures', '', 'Where the folder that was embedded lies now.'
 )
-_CHECKPOINT = command_flags.DEFINE_path(
+_CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Where the checkpoint lies now; default: where it was.'
 )
 _LOADER = command_flags.DEFINE_enum(
