@@ -60,7 +60,7 @@ _CHECKPOINT = command_flags.DEFINE_address(
 _STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-_INPUT = command_flags.DEFINE_string(
+_INPUT = command_flags.DEFINE_path(
   'input', None, 'What to embed: a folder, a file, a data set, or run.'
 )
 _SPLIT = command_flags.DEFINE_string(
@@ -69,7 +69,7 @@ _SPLIT = command_flags.DEFINE_string(
   "Split of the data set ('train', 'test[:1000]'); of a folder a sub-folder; "
   'default: all of a folder, the training split of the run.',
 )
-_OUT = command_flags.DEFINE_path(
+_OUT = command_flags.DEFINE_address(
   'out', None, 'Local folder for the embeddings.'
 )
 _OUTPUTS = command_flags.DEFINE_list(

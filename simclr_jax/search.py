@@ -81,7 +81,7 @@ _EF_SEARCH = command_flags.DEFINE_integer(
   'ef_search', 128, 'Candidates of hnsw.', lower_bound=1
 )
 _REBUILD = command_flags.DEFINE_bool('rebuild', False, 'Build the index anew.')
-_OUT = command_flags.DEFINE_path(
+_OUT = command_flags.DEFINE_address(
   'out', None, 'Contact sheet (.png, .html); with --evaluate a .json.'
 )
 _PICTURES = command_flags.DEFINE_path(

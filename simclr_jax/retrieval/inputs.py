@@ -95,7 +95,6 @@ def _check_read(kind: str, changes: Mapping[str, Any]) -> None:
 
 def _divide(text: str) -> tuple[str, str]:
   """Kind of source and what it is given."""
-  text = paths.read(text, remote=False)
   kind, colon, value = text.partition(':')
   if colon and kind in data.SOURCES and value:
     return kind, paths.read(value, remote=False)
