@@ -54,13 +54,13 @@ from simclr_jax.retrieval.identity import DTYPES, OUTPUTS
 from simclr_jax.training import checkpoint, choice, signals
 from simclr_jax.training import passport as passport_lib
 
-_CHECKPOINT = command_flags.DEFINE_path(
+_CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Workdir of a run (local or gs://...).'
 )
 _STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-_INPUT = command_flags.DEFINE_string(
+_INPUT = command_flags.DEFINE_path(
   'input', None, 'What to embed: a folder, a file, a data set, or run.'
 )
 _SPLIT = command_flags.DEFINE_string(
@@ -69,7 +69,7 @@ _SPLIT = command_flags.DEFINE_string(
   "Split of the data set ('train', 'test[:1000]'); of a folder a sub-folder; "
   'default: all of a folder, the training split of the run.',
 )
-_OUT = command_flags.DEFINE_path(
+_OUT = command_flags.DEFINE_address(
   'out', None, 'Local folder for the embeddings.'
 )
 _OUTPUTS = command_flags.DEFINE_list(
@@ -112,7 +112,9 @@ _IMAGE_KEY = command_flags.DEFINE_string(
 _BITS = command_flags.DEFINE_integer(
   'bits', None, 'Bits in use of 16-bit images; else as in the checkpoint.'
 )
-_DATA_DIR = command_flags.DEFINE_path('data_dir', None, 'TFDS data directory.')
+_DATA_DIR = command_flags.DEFINE_address(
+  'data_dir', None, 'TFDS data directory.'
+)
 _LOADER = command_flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who reads and decodes.'
 )

@@ -28,7 +28,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint, choice
 
-CHECKPOINT = command_flags.DEFINE_path(
+CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Workdir of a pretraining run (local or gs://...).'
 )
 STEP = command_flags.DEFINE_string(
@@ -57,7 +57,7 @@ FEATURES = command_flags.DEFINE_enum(
   ['encoder', 'raw_pixels'],
   'What to classify: features of the encoder, or the pixels themselves.',
 )
-OUT = command_flags.DEFINE_path(
+OUT = command_flags.DEFINE_address(
   'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
 )
 flags.adopt_module_key_flags(multi_process)
@@ -100,6 +100,7 @@ def overrides(sections: tuple[str, ...]) -> dict[str, dict[str, Any]]:
   given = {
     name: config_flags.get_override_values(flags.FLAGS[name])
     for name in sections
+    if name in flags.FLAGS
   }
   return {name: dict(fields) for name, fields in given.items() if fields}
 
