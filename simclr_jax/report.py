@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except OSError as error:
     return console.fail(error, code=console.EXIT_FAILED)
   if report.comparison is None:
-    print('No table: it needs labels and a held-out split (data.test_split).')
+    print(f'No table: {report.no_table}.')
   else:
     print(comparison_lib.format_table(report.comparison, titles=report.titles))
   if report.verdict is not None:

@@ -44,7 +44,8 @@ class Report:
 
   Attributes:
     page: The HTML file.
-    comparison: None where there is nothing held out, or no labels.
+    comparison: None where there is nothing held out, or labels allow none.
+    no_table: The reason for that.
     titles: Of its rows.
     verdict: Of the recipe card; None of what is no pretraining run.
     document: What the page says.
@@ -52,6 +53,7 @@ class Report:
 
   page: epath.Path
   comparison: comparison_lib.Comparison | None
+  no_table: str
   titles: Mapping[str, str]
   verdict: cards.Verdict | None
   document: document.Document
@@ -96,7 +98,14 @@ def make_report(
     _sections(run, judged, comparison, found),
   )
   file = _write(run, made, comparison)
-  return Report(file, comparison, learnt.titles(run), found, made)
+  return Report(
+    page=file,
+    comparison=comparison,
+    no_table=learnt.why_no_table(judged),
+    titles=learnt.titles(run),
+    verdict=found,
+    document=made,
+  )
 
 
 def _sections(
@@ -115,7 +124,9 @@ def _sections(
 
   views = kind.views.heading if kind.views else 'Pairs of views'
   makers: dict[str, Callable[[], _Part]] = {
-    'What was learnt': lambda: learnt.section(run, comparison),
+    'What was learnt': lambda: learnt.section(
+      run, comparison, no_table=learnt.why_no_table(judged)
+    ),
     'Against the recipe card': lambda: verdict.section(found),
     'Training': lambda: curves.training(run),
     'Embeddings during training': lambda: curves.embeddings(run),

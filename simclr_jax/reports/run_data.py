@@ -79,13 +79,15 @@ class Judged:
       a held-out split its `test` is its `train`.
     test: Held-out pictures; the training pictures where there are none.
     held_out: Whether there are any.
-    labelled: Whether both splits have labels.
+    labelled: Whether labels tell at least two classes apart.
+    no_table: Reason for the absence of the table; '' where there is one.
   """
 
   features: Mapping[str, comparison_lib.EncoderFeatures]
   test: data_lib.Source
   held_out: bool
   labelled: bool
+  no_table: str = ''
 
 
 def open_run(
