@@ -23,6 +23,8 @@ from typing import Any
 from absl import logging
 import jax
 
+from simclr_jax import home
+
 _KEEP_DAYS = 90
 
 
@@ -46,7 +48,7 @@ def enable() -> pathlib.Path | None:
     if not os.access(folder, os.W_OK):
       raise PermissionError(f'{folder} is not writable')
     _remove_old(folder)
-  except (OSError, RuntimeError) as error:  # RuntimeError: no home folder.
+  except OSError as error:
     logging.warning(
       'Compiled programs are not kept (%s): every start compiles again. '
       'JAX_COMPILATION_CACHE_DIR can name another folder',
@@ -63,8 +65,7 @@ def default_folder() -> pathlib.Path:
   A program for a CPU may use instructions that another machine lacks, and home
   folders are often shared by machines.
   """
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(base) / 'simclr_jax' / 'xla' / _processor()
+  return home.cache_folder() / 'xla' / _processor()
 
 
 def _processor() -> str:

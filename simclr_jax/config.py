@@ -22,9 +22,11 @@ from typing import Any, TypeVar
 
 import ml_collections
 
-from simclr_jax import config_checks
+from simclr_jax import config_checks, paths
 
 C = TypeVar('C')
+# Fields of a section `data` that take a path, see `paths.absolute`.
+_PATH_FIELDS = ('path', 'data_dir')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +69,10 @@ class DataConfig:
     max_bad_fraction: Share of unreadable pictures (0..1) from which on a folder
       or Parquet split is refused; below it they are counted, listed and
       skipped.
-    num_workers: Parallel calls that read, decode and augment; 0 lets tf.data
-      choose. For loader 'opencv' worker processes; 0 works in threads of this
-      process, which suits few or large pictures: at 32 px Python lets them do
-      little more than take turns.
+    num_workers: Parallel calls that read, decode and augment; 0 is one
+      for each core. For loader 'opencv' worker processes; 0 works in threads of
+      this process, which suits few or large pictures: at 32 px Python lets them
+      do little more than take turns.
     prefetch_batches: Batches kept ready on the host.
   """
 
@@ -614,6 +616,12 @@ def _build(
     else:
       try:
         known[name] = _coerce(hints[name], value)
+        if name in _PATH_FIELDS:
+          # The passport is read from other folders too.
+          known[name] = paths.absolute(known[name])
+      except ValueError as error:
+        problems.append(f'config.{path}: {error}')
+        unreadable.append(path)
       except TypeError:
         problems.append(
           f'config.{path} must be {_type_name(hints[name])}, got '

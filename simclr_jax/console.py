@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+from collections.abc import Callable
+import contextlib
 import logging as std_logging
+import os
 import pathlib
 import sys
+import threading
 import traceback
+from typing import NoReturn
 
 from absl import flags, logging
 
-from simclr_jax import compilation_cache, processes, progress_bar
+from simclr_jax import compilation_cache, home, processes, progress_bar
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
 EXIT_PEER_LOST = 69  # EX_UNAVAILABLE of sysexits.h: the same command continues.
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues.
-
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell has it.
+_ATEXIT_SECONDS = 5.0
 
 _CHATTY = ('jax', 'orbax', 'tensorflow_datasets', 'faiss')
 
@@ -46,14 +53,81 @@ class _LibraryChatter(std_logging.Filter):
     return said
 
 
-def start() -> None:
-  """Sets up log and compilation cache; call first in a command's main."""
+def start(*, devices: bool = True) -> None:
+  """Sets up log, compilation cache and devices; call first in a command's main.
+
+  Args:
+    devices: Whether the command uses them, and starts nothing before it does.
+
+  Raises:
+    ValueError: If there are no such devices as JAX_PLATFORMS wants.
+  """
+  home.provide()
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   if not any(isinstance(f, _LibraryChatter) for f in handler.filters):
     handler.addFilter(_LibraryChatter())
   compilation_cache.enable()
+  if devices:
+    processes.check_devices()
+
+
+def leave(command: Callable[[], int | None]) -> NoReturn:
+  """Runs a command and ends this process at once, with its exit code.
+
+  An orderly end would free what the frames of an exception hold and join the
+  threads of the libraries. Either may wait for a minute, or for ever: for a
+  thread of tf.data that sleeps, or for a read of a disk that has gone away.
+  So nothing is freed, and handlers of `atexit` have five seconds.
+
+  Args:
+    command: Gives the exit code; its SystemExit passes.
+  """
+  kept: BaseException | None = None
+  try:
+    code = command() or 0
+  except SystemExit:
+    raise
+  except BaseException as error:
+    kept, code = error, unexpected(error)
+  timer = threading.Timer(_ATEXIT_SECONDS, exit_now, args=(code,))
+  timer.daemon = True
+  timer.start()
+  atexit._run_exitfuncs()
+  exit_now(code)
+  raise kept or AssertionError('os._exit returned')  # Keeps it until then.
+
+
+def unexpected(error: BaseException) -> int:
+  """Says what nobody expected, last in one line; its exit code."""
+  if isinstance(error, KeyboardInterrupt):
+    say('interrupted')
+    logging.debug('where it happened', exc_info=error)
+    return EXIT_INTERRUPTED
+  traceback.print_exception(error)
+  say(first_line(error))
+  return EXIT_FAILED
+
+
+def first_line(error: BaseException) -> str:
+  """Kind and first line of an error; of a ValueError the line alone."""
+  if isinstance(error, KeyboardInterrupt):
+    return 'interrupted'
+  lines = str(error).strip().splitlines()
+  name = type(error).__name__
+  if not lines:
+    return name
+  return lines[0] if isinstance(error, ValueError) else f'{name}: {lines[0]}'
+
+
+def exit_now(code: int) -> NoReturn:
+  """Ends this process without exit handlers, which may wait for others."""
+  logging.flush()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):  # A pipe that is closed.
+      stream.flush()
+  os._exit(code)
 
 
 def fail(error: BaseException, *, code: int) -> int:

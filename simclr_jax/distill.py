@@ -20,9 +20,7 @@ another process was lost, 75 stopped by a signal after saving.
 
 from __future__ import annotations
 
-import functools
-
-from absl import app, flags
+from absl import flags
 
 from simclr_jax import flag_errors
 from simclr_jax.finetuning import command_line, config, distillation, report
@@ -50,10 +48,8 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'checkpoint', 'workdir'])
-  app.run(
+  flag_errors.run(
     main,
-    flags_parser=functools.partial(
-      flag_errors.parse, schema=config.DistillConfig
-    ),
+    required=['config', 'checkpoint', 'workdir'],
+    schema=config.DistillConfig,
   )

@@ -23,10 +23,10 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import jax
 
-from simclr_jax import console, flag_errors, out_file
+from simclr_jax import command_flags, console, flag_errors, out_file
 from simclr_jax.retrieval import (
   atomic,
   duplicates,
@@ -41,37 +41,39 @@ from simclr_jax.training import mesh as mesh_lib
 # Above it something is wrong with the threshold rather than with the pictures.
 _MANY = 0.2
 
-_EMBEDDINGS = flags.DEFINE_string(
+_EMBEDDINGS = command_flags.DEFINE_path(
   'embeddings', None, 'Folder that simclr_jax.embed wrote.'
 )
-_THRESHOLD = flags.DEFINE_float(
+_THRESHOLD = command_flags.DEFINE_float(
   'threshold',
   None,
   'Least cosine of a pair; default: by how near different pictures are.',
 )
-_K = flags.DEFINE_integer('k', 10, 'Nearest others of each that are looked at.')
-_OUTPUT = flags.DEFINE_enum(
+_K = command_flags.DEFINE_integer(
+  'k', 10, 'Nearest others of each that are looked at.'
+)
+_OUTPUT = command_flags.DEFINE_enum(
   'output', '', ['', 'h', 'z'], 'Vectors to compare; default: h where it is.'
 )
-_TRANSFORM = flags.DEFINE_string(
+_TRANSFORM = command_flags.DEFINE_string(
   'transform', '', 'pca:WIDTH or whitening:WIDTH, fitted on the embeddings.'
 )
-_INDEX = flags.DEFINE_string(
+_INDEX = command_flags.DEFINE_string(
   'index', 'exact', f'One of {", ".join(indexes.KINDS)}.'
 )
-_BYTES = flags.DEFINE_bool('bytes', True, 'Tell the same bytes apart.')
-_PICTURES = flags.DEFINE_string(
+_BYTES = command_flags.DEFINE_bool('bytes', True, 'Tell the same bytes apart.')
+_PICTURES = command_flags.DEFINE_path(
   'pictures', '', 'Where the folder that was embedded lies now.'
 )
-_OUT = flags.DEFINE_string('out', None, 'JSON file with all groups.')
-_SHEET = flags.DEFINE_string('sheet', '', 'Contact sheet (.png, .html).')
+_OUT = command_flags.DEFINE_path('out', None, 'JSON file with all groups.')
+_SHEET = command_flags.DEFINE_path('sheet', '', 'Contact sheet (.png, .html).')
 flags.adopt_module_key_flags(console)
 
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
-  console.start()
   try:
+    console.start()
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     _check_flags()
@@ -179,5 +181,4 @@ def _write_sheet(
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('embeddings')
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['embeddings'])

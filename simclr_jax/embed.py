@@ -31,10 +31,16 @@ import pathlib
 import sys
 import time
 
-from absl import app, flags
+from absl import flags
 import jax
 
-from simclr_jax import console, flag_errors, multi_process, processes
+from simclr_jax import (
+  command_flags,
+  console,
+  flag_errors,
+  multi_process,
+  processes,
+)
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
   completion,
@@ -48,62 +54,66 @@ from simclr_jax.retrieval.identity import DTYPES, OUTPUTS
 from simclr_jax.training import checkpoint, choice, signals
 from simclr_jax.training import passport as passport_lib
 
-_CHECKPOINT = flags.DEFINE_string(
+_CHECKPOINT = command_flags.DEFINE_path(
   'checkpoint', None, 'Workdir of a run (local or gs://...).'
 )
-_STEP = flags.DEFINE_string(
+_STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-_INPUT = flags.DEFINE_string(
+_INPUT = command_flags.DEFINE_string(
   'input', None, 'What to embed: a folder, a file, a data set, or run.'
 )
-_SPLIT = flags.DEFINE_string(
+_SPLIT = command_flags.DEFINE_string(
   'split',
   '',
   "Split of the data set ('train', 'test[:1000]'); of a folder a sub-folder; "
   'default: all of a folder, the training split of the run.',
 )
-_OUT = flags.DEFINE_string('out', None, 'Local folder for the embeddings.')
-_OUTPUTS = flags.DEFINE_list(
+_OUT = command_flags.DEFINE_path(
+  'out', None, 'Local folder for the embeddings.'
+)
+_OUTPUTS = command_flags.DEFINE_list(
   'outputs', ['h'], f'Some of {", ".join(OUTPUTS)}: features, projections.'
 )
-_DTYPE = flags.DEFINE_enum('dtype', 'float32', list(DTYPES), 'Of the vectors.')
-_NORMALIZE = flags.DEFINE_bool(
+_DTYPE = command_flags.DEFINE_enum(
+  'dtype', 'float32', list(DTYPES), 'Of the vectors.'
+)
+_NORMALIZE = command_flags.DEFINE_bool(
   'normalize', False, 'Divide each vector by its length; recorded.'
 )
-_SHARD_ROWS = flags.DEFINE_integer(
+_SHARD_ROWS = command_flags.DEFINE_integer(
   'shard_rows',
   embedding.SHARD_ROWS,
   'Pictures to a file: what is computed again after a kill, at most.',
 )
-_ADD = flags.DEFINE_bool(
+_ADD = command_flags.DEFINE_bool(
   'add',
   False,
   'Into a finished set whose folder has grown: embed the new pictures alone.',
 )
-_RANDOM_INIT = flags.DEFINE_bool(
+_RANDOM_INIT = command_flags.DEFINE_bool(
   'random_init', False, 'The network freshly initialised: the baseline.'
 )
-_BATCH_SIZE = flags.DEFINE_integer(
+_BATCH_SIZE = command_flags.DEFINE_integer(
   'batch_size', 0, 'Pictures of a process at a time; 0: as the checkpoint says.'
 )
-_LABELS_FROM = flags.DEFINE_enum(
+_LABELS_FROM = command_flags.DEFINE_enum(
   'labels_from',
   None,
   ['none', 'folders'],
   "For a folder: 'folders' stores the first folder level as class.",
 )
-_LABEL_KEY = flags.DEFINE_string(
+_LABEL_KEY = command_flags.DEFINE_string(
   'label_key', None, 'Column or TFDS feature of the label; none: --label_key=-.'
 )
-_IMAGE_KEY = flags.DEFINE_string(
+_IMAGE_KEY = command_flags.DEFINE_string(
   'image_key', None, 'Column or TFDS feature of the picture.'
 )
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'TFDS data directory.')
-_LOADER = flags.DEFINE_enum(
+_DATA_DIR = command_flags.DEFINE_path('data_dir', None, 'TFDS data directory.')
+_LOADER = command_flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who reads and decodes.'
 )
-_NUM_WORKERS = flags.DEFINE_integer(
+_NUM_WORKERS = command_flags.DEFINE_integer(
   'num_workers', None, 'Parallel calls that read and decode.', lower_bound=0
 )
 flags.adopt_module_key_flags(multi_process)
@@ -211,5 +221,4 @@ def _embed(
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['checkpoint', 'input', 'out'])
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['checkpoint', 'input', 'out'])

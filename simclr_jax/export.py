@@ -18,47 +18,44 @@ checkpoint, the flags or the installed packages do not allow it.
 from __future__ import annotations
 
 import pathlib
-import sys
 
-from absl import app, flags
-
-from simclr_jax import console, exporters, flag_errors
+from simclr_jax import command_flags, console, exporters, flag_errors
 from simclr_jax.exporters import job
 from simclr_jax.exporters.network import OUTPUTS, Options
 from simclr_jax.training import checkpoint, choice
 
-_CHECKPOINT = flags.DEFINE_string(
+_CHECKPOINT = command_flags.DEFINE_path(
   'checkpoint', None, 'Workdir of a run (local or gs://...).'
 )
-_FORMAT = flags.DEFINE_string(
+_FORMAT = command_flags.DEFINE_string(
   'format', None, f'One of {", ".join(exporters.EXPORTERS)}.'
 )
-_OUT = flags.DEFINE_string('out', None, 'New local folder.')
-_STEP = flags.DEFINE_string(
+_OUT = command_flags.DEFINE_path('out', None, 'New local folder.')
+_STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-_OUTPUTS = flags.DEFINE_list(
+_OUTPUTS = command_flags.DEFINE_list(
   'outputs',
   ['h'],
   f'Some of {", ".join(OUTPUTS)}: features, projections, online classifier.',
 )
-_THRESHOLD = flags.DEFINE_float(
+_THRESHOLD = command_flags.DEFINE_float(
   'threshold',
   job.THRESHOLD,
   'Largest difference of an output, relative to its largest value.',
 )
-_PICKLE = flags.DEFINE_bool(
+_PICKLE = command_flags.DEFINE_bool(
   'pickle', False, 'For torch formats: write a .pth beside the .safetensors.'
 )
-_LICENSE = flags.DEFINE_string(
+_LICENSE = command_flags.DEFINE_string(
   'weights_license', '', 'SPDX identifier of the weights, for the model card.'
 )
 
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
-  console.start()
   try:
+    console.start()
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     exported = job.export(
@@ -90,5 +87,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['checkpoint', 'format', 'out'])
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['checkpoint', 'format', 'out'])

@@ -23,14 +23,12 @@ another process was lost, 75 stopped by a signal after saving.
 
 from __future__ import annotations
 
-import functools
+from absl import flags
 
-from absl import app, flags
-
-from simclr_jax import flag_errors
+from simclr_jax import command_flags, flag_errors
 from simclr_jax.finetuning import command_line, config, job, report
 
-_METHODS = flags.DEFINE_string(
+_METHODS = command_flags.DEFINE_string(
   'methods',
   'finetune',
   f'What to train and compare: some of {", ".join(job.METHODS)}.',
@@ -63,10 +61,8 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'checkpoint', 'workdir'])
-  app.run(
+  flag_errors.run(
     main,
-    flags_parser=functools.partial(
-      flag_errors.parse, schema=config.FinetuneConfig
-    ),
+    required=['config', 'checkpoint', 'workdir'],
+    schema=config.FinetuneConfig,
   )

@@ -1,36 +1,56 @@
-"""A command line read, or refused in one line.
+"""Runs a command whose flags are absl's, and refuses a wrong one in one line.
 
 absl prints a traceback where a config file raises, and an unknown field or a
 missing file surfaces pages later; a person who has mistyped something wants the
-place of it. `app.run(main, flags_parser=flag_errors.parse)`.
+place of it. `run(main, required=[...])` in a command's `__main__` block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import difflib
+import functools
 import os
 import sys
 import traceback
 import typing
+from typing import NoReturn
 
-from absl import flags
+from absl import app, flags
 import ml_collections
 
-from simclr_jax import command_help, console, flag_spelling
+from simclr_jax import (
+  command_flags,
+  command_help,
+  console,
+  flag_spelling,
+  paths,
+)
 from simclr_jax import config as config_lib
 
 _CONFIG = 'config'
-_PATHS = (
-  'workdir',
-  'checkpoint',
-  'out',
-  'source',
-  'continue_from',
-  'embeddings',
-  'input',
-)
+
+
+def run(
+  main: Callable[[list[str]], int],
+  *,
+  required: Sequence[str],
+  schema: type = config_lib.Config,
+) -> NoReturn:
+  """Reads the command line, runs a command and ends the process.
+
+  Args:
+    main: The command, called with what is left of the command line.
+    required: Flags without which it does not start.
+    schema: Dataclass that names the fields of `--config`.
+  """
+  flags.mark_flags_as_required(required)
+  app.run(
+    lambda argv: console.leave(lambda: main(argv)),
+    flags_parser=functools.partial(parse, schema=schema),
+  )
+  raise AssertionError('app.run never returns')
 
 
 def parse(
@@ -45,8 +65,9 @@ def parse(
     argv: As `app.run` gives it.
     schema: Dataclass that names the fields of `--config`.
   """
-  command_help.answer(argv, schema=schema)
   try:
+    command_flags.define_sections(argv)
+    command_help.answer(argv, schema=schema)
     return _parse(argv, schema)
   except (flags.Error, ValueError) as error:
     if any(a.lstrip('-') in ('verbosity=1', 'v=1') for a in argv):
@@ -65,7 +86,7 @@ def _parse(argv: Sequence[str], schema: type) -> list[str]:
   path = ''
   argv = flag_spelling.underscored(argv, set(flags.FLAGS))
   if has_config := _CONFIG in flags.FLAGS:
-    path = _config_path(argv)
+    argv, path = _with_config_path(argv)
     _check_file(path)
     _check_fields(argv, schema)
   try:
@@ -81,24 +102,24 @@ def _parse(argv: Sequence[str], schema: type) -> list[str]:
     raise ValueError(raised or _describe(error)) from error
   if has_config:
     _check_value(path, flags.FLAGS[_CONFIG].value)
-  for name in _PATHS:
-    # As of `--workdir=$UNSET`, which would be the current folder.
-    if name in flags.FLAGS and flags.FLAGS[name].value == '':
-      raise ValueError(f'--{name}= is empty; it must name a path')
+  command_flags.check_empty()
   return rest
 
 
-def _config_path(argv: Sequence[str]) -> str:
-  """File that the last `--config` names; '' if there is none."""
-  path = ''
+def _with_config_path(argv: Sequence[str]) -> tuple[list[str], str]:
+  """The command line with `--config` read as a path, and that of the last."""
+  read, path = list(argv), ''
   for i, argument in enumerate(argv):
-    if not argument.startswith('-'):
-      continue
     name, equals, value = argument.lstrip('-').partition('=')
-    if name == _CONFIG:
-      path = value if equals else ''.join(argv[i + 1 : i + 2])
+    if not argument.startswith('-') or name != _CONFIG:
+      continue
+    if equals:
+      path = paths.read(value)
+      read[i] = f'--{name}={path}'
+    elif i + 1 < len(argv):
+      path = read[i + 1] = paths.read(argv[i + 1])
   # As ml_collections divides it.
-  return path.split(':', 1)[0]
+  return read, path.split(':', 1)[0]
 
 
 def _check_file(path: str) -> None:

@@ -18,41 +18,37 @@ file or the flags are wrong.
 from __future__ import annotations
 
 import pathlib
-import sys
 
-from absl import app, flags
-from ml_collections import config_flags
-
+from simclr_jax import command_flags, console, flag_errors, importers
 from simclr_jax import config as config_lib
-from simclr_jax import console, flag_errors, importers
 from simclr_jax.importers import job
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = command_flags.DEFINE_config_file(
   'config', help_string='Config file of the network, and of data to judge it.'
 )
-_SOURCE = flags.DEFINE_string(
+_SOURCE = command_flags.DEFINE_path(
   'source', None, 'File, TensorFlow checkpoint prefix or folder.'
 )
-_FORMAT = flags.DEFINE_string(
+_FORMAT = command_flags.DEFINE_string(
   'format', None, f'One of {", ".join(importers.FORMATS)}.'
 )
-_OUT = flags.DEFINE_string('out', None, 'New workdir (local).')
-_NORMALIZE = flags.DEFINE_string(
+_OUT = command_flags.DEFINE_path('out', None, 'New workdir (local).')
+_NORMALIZE = command_flags.DEFINE_string(
   'normalize',
   '',
   "How pictures in [0, 1] were prepared: 'none', 'imagenet' or "
   "'m,m,m/s,s,s'. Wanted for torch files, which do not say it.",
 )
-_PREFIX = flags.DEFINE_string(
+_PREFIX = command_flags.DEFINE_string(
   'prefix',
   '',
   "What the network's names begin with, where there are several networks in "
   'the file (ema_model/, encoder_q.).',
 )
-_LEAVE_OUT = flags.DEFINE_list(
+_LEAVE_OUT = command_flags.DEFINE_list(
   'leave_out', [], 'Beginnings of names that are not looked at.'
 )
-_ALLOW_MISSING = flags.DEFINE_list(
+_ALLOW_MISSING = command_flags.DEFINE_list(
   'allow_missing',
   [],
   "'head': the file need not have a projection head; z is then h.",
@@ -61,8 +57,8 @@ _ALLOW_MISSING = flags.DEFINE_list(
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
-  console.start()
   try:
+    console.start()
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     config = _CONFIG.value
@@ -95,5 +91,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['source', 'format', 'out'])
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['source', 'format', 'out'])

@@ -16,9 +16,7 @@ be given (the reason is on stderr), 69 another process was lost.
 
 from __future__ import annotations
 
-import sys
-
-from absl import app, flags
+from absl import flags
 
 from simclr_jax import flag_errors
 from simclr_jax.evaluation import command_line, jobs
@@ -33,5 +31,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('checkpoint')
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['checkpoint'])

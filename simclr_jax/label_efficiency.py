@@ -15,12 +15,11 @@ another process was lost, 75 stopped by a signal after saving.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 
-from simclr_jax import flag_errors
+from simclr_jax import command_flags, flag_errors
 from simclr_jax.finetuning import (
   budgets,
   command_line,
@@ -30,13 +29,13 @@ from simclr_jax.finetuning import (
   sweep,
 )
 
-_LABELS = flags.DEFINE_string(
+_LABELS = command_flags.DEFINE_string(
   'labels',
   '1,5,20,all',
   "Numbers of labels per class, shares of all labels ('1%'), or 'all'.",
 )
-_SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds: 0 to this less 1.')
-_METHODS = flags.DEFINE_string(
+_SEEDS = command_flags.DEFINE_integer('seeds', 3, 'Seeds: 0 to this less 1.')
+_METHODS = command_flags.DEFINE_string(
   'methods', ','.join(job.METHODS), 'What to compare.'
 )
 flags.adopt_module_key_flags(command_line)
@@ -80,10 +79,8 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'checkpoint', 'workdir'])
-  app.run(
+  flag_errors.run(
     main,
-    flags_parser=functools.partial(
-      flag_errors.parse, schema=config.FinetuneConfig
-    ),
+    required=['config', 'checkpoint', 'workdir'],
+    schema=config.FinetuneConfig,
   )

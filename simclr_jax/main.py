@@ -32,11 +32,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
 from simclr_jax import (
   cards,
+  command_flags,
   console,
   evaluation,
   flag_errors,
@@ -49,26 +49,26 @@ from simclr_jax.training import run as run_lib
 from simclr_jax.training import watchdog as watchdog_lib
 from simclr_jax.training.state import TrainState
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = command_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/cifar10.py[:preset].'
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = command_flags.DEFINE_path(
   'workdir', None, 'Folder of checkpoints and metrics, local or gs://.'
 )
-_CONTINUE_FROM = flags.DEFINE_string(
+_CONTINUE_FROM = command_flags.DEFINE_path(
   'continue_from',
   None,
   'Workdir of another run, or one of its checkpoints: start from that state in '
   'a new --workdir, with another batch, length or learning rate. What that '
   'does is said before the first step.',
 )
-_STALL_TIMEOUT = flags.DEFINE_float(
+_STALL_TIMEOUT = command_flags.DEFINE_float(
   'stall_timeout',
   1800.0,
   'Longest time for one step, in seconds, after which this process ends; '
   'compiling, saves and evaluations are not counted. 0: any.',
 )
-_CHECK_RECIPE = flags.DEFINE_bool(
+_CHECK_RECIPE = command_flags.DEFINE_bool(
   'check_recipe',
   False,
   'At the end, compare the run with the measured card of its recipe, which '
@@ -176,5 +176,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main, flags_parser=flag_errors.parse)
+  flag_errors.run(main, required=['config', 'workdir'])

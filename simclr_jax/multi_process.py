@@ -7,7 +7,6 @@ import glob
 import importlib.metadata
 import importlib.util
 import os
-import sys
 import threading
 import traceback
 from typing import NoReturn
@@ -15,9 +14,9 @@ from typing import NoReturn
 from absl import flags, logging
 
 import simclr_jax
-from simclr_jax import console, processes
+from simclr_jax import command_flags, console, processes
 
-DISTRIBUTED = flags.DEFINE_enum(
+DISTRIBUTED = command_flags.DEFINE_enum(
   'distributed',
   'auto',
   list(processes.MODES),
@@ -25,22 +24,22 @@ DISTRIBUTED = flags.DEFINE_enum(
   "MPI job where there are several. 'on': an error where none is found. 'off': "
   'this process alone.',
 )
-COORDINATOR = flags.DEFINE_string(
+COORDINATOR = command_flags.DEFINE_string(
   'coordinator',
   None,
   'HOST:PORT of process 0, where no environment tells it; with '
   '--num_processes and --process_id.',
 )
-NUM_PROCESSES = flags.DEFINE_integer(
+NUM_PROCESSES = command_flags.DEFINE_integer(
   'num_processes', None, 'Processes of the run; see --coordinator.'
 )
-PROCESS_ID = flags.DEFINE_integer(
+PROCESS_ID = command_flags.DEFINE_integer(
   'process_id', None, 'Index of this process, from 0; see --coordinator.'
 )
-INIT_TIMEOUT = flags.DEFINE_float(
+INIT_TIMEOUT = command_flags.DEFINE_float(
   'init_timeout', 300.0, 'Longest wait for the other processes, in seconds.'
 )
-PEER_TIMEOUT = flags.DEFINE_float(
+PEER_TIMEOUT = command_flags.DEFINE_float(
   'peer_timeout',
   100.0,
   'Silence after which another process is given up and this one ends, in '
@@ -49,7 +48,6 @@ PEER_TIMEOUT = flags.DEFINE_float(
 flags.adopt_module_key_flags(console)
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-_INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 _leaving = threading.Lock()
 
 
@@ -71,8 +69,8 @@ def run(
     codes: Exit codes of the exceptions that are no bugs.
     agreed: Exceptions that `body` raises in every process or in none.
   """
-  console.start()
   try:
+    console.start(devices=False)
     session = _join()
   except ValueError as error:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
@@ -97,7 +95,7 @@ def run(
   except BaseException as error:
     if session.is_single:
       raise
-    _leave_alone(session, error, _INTERRUPTED)
+    _leave_alone(session, error, console.EXIT_INTERRUPTED)
   session.finish()
   return code
 
@@ -112,12 +110,12 @@ def end(why: str, code: int | None = None) -> NoReturn:
   with _leaving:
     if code is not None:
       console.say(why)
-      _exit(code)
+      console.exit_now(code)
     console.say(
       f'{why}. The same command continues from the newest checkpoint, if there '
       'is one'
     )
-    _exit(console.EXIT_PEER_LOST)
+    console.exit_now(console.EXIT_PEER_LOST)
 
 
 def _join() -> processes.Session:
@@ -186,39 +184,17 @@ def _leave_alone(
 ) -> NoReturn:
   """Ends this process for a reason of its own, which the others are told."""
   if session.blames_others(error):
-    end(f'another process was lost: {_first_line(error)}')
+    end(f'another process was lost: {console.first_line(error)}')
   with _leaving:
-    if code is None or code == _INTERRUPTED:
-      if not isinstance(error, KeyboardInterrupt):
-        traceback.print_exception(error)
-      console.say(_first_line(error))
-      code = code or console.EXIT_FAILED
+    if code is None or code == console.EXIT_INTERRUPTED:
+      code = console.unexpected(error)
     elif isinstance(error, Exception):
       code = console.fail(error, code=code)
-    session.fail(_first_line(error), code=_final(code))
-    _exit(code)
+    session.fail(console.first_line(error), code=_final(code))
+    console.exit_now(code)
 
 
 def _final(code: int) -> int | None:
   """An exit code after which the same command would fail again, else None."""
   final = (console.EXIT_FAILED, console.EXIT_WRONG_INPUT)
   return code if code in final else None
-
-
-def _first_line(error: BaseException) -> str:
-  if isinstance(error, KeyboardInterrupt):
-    return 'interrupted'
-  lines = str(error).strip().splitlines()
-  name = type(error).__name__
-  if not lines:
-    return name
-  is_ours = isinstance(error, ValueError)
-  return lines[0] if is_ours else f'{name}: {lines[0]}'
-
-
-def _exit(code: int) -> NoReturn:
-  """Without exit handlers: those of the runtime wait for lost processes."""
-  logging.flush()
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)

@@ -20,41 +20,41 @@ import shlex
 import sys
 from typing import Any
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 
+from simclr_jax import command_flags, console, flag_errors
 from simclr_jax import config as config_lib
-from simclr_jax import console, flag_errors
 from simclr_jax.planning import planner, table
 from simclr_jax.planning import split as split_lib
 from simclr_jax.planning.plan import Plan
 
 EXIT_DOES_NOT_FIT = 3
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = command_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/imagenet.py[:preset].'
 )
-_TOPOLOGY = flags.DEFINE_string(
+_TOPOLOGY = command_flags.DEFINE_string(
   'topology',
   'local',
   "TPU slice ('v5e:8x16', 'v5p:4x4x4'), GPUs ('h200:8') or 'local'.",
 )
-_OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
-_QUICK = flags.DEFINE_bool('quick', False, 'Trace the step, compile nothing.')
-_COMPILE_TIMEOUT = flags.DEFINE_float(
+_OUT = command_flags.DEFINE_path('out', None, 'JSON file to write.')
+_QUICK = command_flags.DEFINE_bool(
+  'quick', False, 'Trace the step, compile nothing.'
+)
+_COMPILE_TIMEOUT = command_flags.DEFINE_float(
   'compile_timeout', 1800.0, 'Seconds for compiling a step.'
 )
-_MEASURE_INPUT = flags.DEFINE_bool(
+_MEASURE_INPUT = command_flags.DEFINE_bool(
   'measure_input', True, 'Run the input pipeline for some seconds.'
 )
-_INPUT_SECONDS = flags.DEFINE_float(
+_INPUT_SECONDS = command_flags.DEFINE_float(
   'input_seconds', 3.0, 'How long, after a warm-up of the same length.'
 )
-_NUM_EXAMPLES = flags.DEFINE_integer(
+_NUM_EXAMPLES = command_flags.DEFINE_integer(
   'num_examples', 0, 'Of the training split; 0 finds out.'
 )
-_NUM_CLASSES = flags.DEFINE_integer(
+_NUM_CLASSES = command_flags.DEFINE_integer(
   'num_classes', -1, 'Of its labels; -1 finds out, 0 is none.'
 )
 
@@ -134,8 +134,8 @@ def _is_installed(package: str) -> bool:
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
-  console.start()
   try:
+    console.start(devices=False)
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     check_flags()
@@ -154,5 +154,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config'])
-  app.run(main, flags_parser=flag_errors.parse)
+  flag_errors.run(main, required=['config'])

@@ -18,37 +18,35 @@ Exit codes: 0 done, 1 failed, 2 command, config or data are wrong.
 from __future__ import annotations
 
 import pathlib
-import sys
 
-from absl import app, flags
-from ml_collections import config_flags
-
+from simclr_jax import command_flags, console, flag_errors
 from simclr_jax import config as config_lib
-from simclr_jax import console, flag_errors
 from simclr_jax.data import preparation
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = command_flags.DEFINE_config_file(
   'config', help_string='Config file that names the data set.'
 )
-_OUT = flags.DEFINE_string('out', None, 'New local folder for the data set.')
-_SPLITS = flags.DEFINE_string(
+_OUT = command_flags.DEFINE_path(
+  'out', None, 'New local folder for the data set.'
+)
+_SPLITS = command_flags.DEFINE_string(
   'splits',
   '',
   "What to write, e.g. 'train,test' or 'train=train[:90%],test=train[90%:]'; "
   "'' for the config's train_split and test_split.",
 )
-_SHARD_MB = flags.DEFINE_integer(
+_SHARD_MB = command_flags.DEFINE_integer(
   'shard_mb', 500, 'A file is closed once it holds as many megabytes.'
 )
-_ROWS_PER_SHARD = flags.DEFINE_integer(
+_ROWS_PER_SHARD = command_flags.DEFINE_integer(
   'rows_per_shard', 0, 'A file is closed at so many pictures; 0 for any number.'
 )
 
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
-  console.start()
   try:
+    console.start(devices=False)
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     config = config_lib.from_config_dict(_CONFIG.value)
@@ -72,5 +70,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'out'])
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['config', 'out'])

@@ -19,20 +19,19 @@ be given (the reason is on stderr), 69 another process was lost.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from simclr_jax import flag_errors
+from simclr_jax import command_flags, flag_errors
 from simclr_jax.evaluation import command_line, jobs, transform_probe
 
-_TASKS = flags.DEFINE_list(
+_TASKS = command_flags.DEFINE_list(
   'tasks',
   list(transform_probe.DEFAULT_TASKS),
   'What to tell from h and z.',
 )
-_NOISE_STD = flags.DEFINE_float(
+_NOISE_STD = command_flags.DEFINE_float(
   'noise_std',
   transform_probe.NOISE_STD,
   'Standard deviation of the noise, of pixels in [0, 1].',
@@ -62,5 +61,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('checkpoint')
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['checkpoint'])

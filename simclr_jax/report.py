@@ -20,11 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import os
-import sys
 
 from absl import flags, logging
 
-from simclr_jax import cards, command_parser, console, reports
+from simclr_jax import cards, command_parser, console, paths, reports
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.training import checkpoint, choice
 
@@ -38,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   # absl's log wants its flags read; the command's own are argparse's.
   flags.FLAGS(['report'])
   logging.use_absl_handler()
-  console.start()
   try:
+    console.start()
+    options.workdir = paths.read(options.workdir)
     step = choice.parse_step(options.step)
     if options.check_recipe:
       return cards.announce(cards.check_recipe(options.workdir, step=step))
@@ -89,4 +89,4 @@ def _make_parser() -> command_parser.ArgumentParser:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  console.leave(main)

@@ -30,10 +30,10 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 import jax
 
-from simclr_jax import console, flag_errors, out_file
+from simclr_jax import command_flags, console, flag_errors, out_file
 from simclr_jax.data import names as names_lib
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
@@ -49,56 +49,58 @@ from simclr_jax.retrieval.embedding_set import EmbeddingSet
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
 
-_EMBEDDINGS = flags.DEFINE_string(
+_EMBEDDINGS = command_flags.DEFINE_path(
   'embeddings', None, 'Folder that simclr_jax.embed wrote.'
 )
-_QUERY = flags.DEFINE_list(
+_QUERY = command_flags.DEFINE_list(
   'query', [], 'Pictures to search with; a folder stands for its pictures.'
 )
-_ROWS = flags.DEFINE_list(
+_ROWS = command_flags.DEFINE_list(
   'rows', [], 'Ids of pictures of the set to search with.'
 )
-_K = flags.DEFINE_integer('k', 8, 'Pictures to find for each query.')
-_OUTPUT = flags.DEFINE_enum(
+_K = command_flags.DEFINE_integer('k', 8, 'Pictures to find for each query.')
+_OUTPUT = command_flags.DEFINE_enum(
   'output', '', ['', 'h', 'z'], 'Vectors to compare; default: h where it is.'
 )
-_METRIC = flags.DEFINE_enum(
+_METRIC = command_flags.DEFINE_enum(
   'metric', 'cosine', list(views.METRICS), 'How they are compared.'
 )
-_TRANSFORM = flags.DEFINE_string(
+_TRANSFORM = command_flags.DEFINE_string(
   'transform', '', 'pca:WIDTH or whitening:WIDTH, fitted on the embeddings.'
 )
-_INDEX = flags.DEFINE_string(
+_INDEX = command_flags.DEFINE_string(
   'index', 'exact', f'One of {", ".join(indexes.KINDS)}.'
 )
-_NUM_PROBES = flags.DEFINE_integer(
+_NUM_PROBES = command_flags.DEFINE_integer(
   'num_probes',
   0,
   'Lists that ivf reads; 0: a sixteenth of them.',
   lower_bound=0,
 )
-_EF_SEARCH = flags.DEFINE_integer(
+_EF_SEARCH = command_flags.DEFINE_integer(
   'ef_search', 128, 'Candidates of hnsw.', lower_bound=1
 )
-_REBUILD = flags.DEFINE_bool('rebuild', False, 'Build the index anew.')
-_OUT = flags.DEFINE_string(
+_REBUILD = command_flags.DEFINE_bool('rebuild', False, 'Build the index anew.')
+_OUT = command_flags.DEFINE_path(
   'out', None, 'Contact sheet (.png, .html); with --evaluate a .json.'
 )
-_PICTURES = flags.DEFINE_string(
+_PICTURES = command_flags.DEFINE_path(
   'pictures', '', 'Where the folder that was embedded lies now.'
 )
-_CHECKPOINT = flags.DEFINE_string(
+_CHECKPOINT = command_flags.DEFINE_path(
   'checkpoint', None, 'Where the checkpoint lies now; default: where it was.'
 )
-_LOADER = flags.DEFINE_enum(
+_LOADER = command_flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who decodes the queries.'
 )
-_EVALUATE = flags.DEFINE_bool('evaluate', False, 'Judge by the labels.')
-_QUERIES = flags.DEFINE_string(
+_EVALUATE = command_flags.DEFINE_bool('evaluate', False, 'Judge by the labels.')
+_QUERIES = command_flags.DEFINE_path(
   'queries', '', 'For --evaluate: embeddings of other pictures.'
 )
-_KS = flags.DEFINE_list('ks', ['1', '5', '10'], 'Cut-offs of --evaluate.')
-_MAX_QUERIES = flags.DEFINE_integer(
+_KS = command_flags.DEFINE_list(
+  'ks', ['1', '5', '10'], 'Cut-offs of --evaluate.'
+)
+_MAX_QUERIES = command_flags.DEFINE_integer(
   'max_queries', 2000, 'For --evaluate: queries that are drawn, by fixed seed.'
 )
 flags.adopt_module_key_flags(console)
@@ -116,8 +118,8 @@ _JUDGES = ('queries', 'ks', 'max_queries')
 
 def main(argv: list[str]) -> int:
   """Exit code of the command."""
-  console.start()
   try:
+    console.start()
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     _check_flags()
@@ -313,5 +315,4 @@ def _integers(name: str, values: list[str]) -> list[int]:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('embeddings')
-  sys.exit(app.run(main, flags_parser=flag_errors.parse))
+  flag_errors.run(main, required=['embeddings'])

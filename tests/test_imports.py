@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'simclr_jax'
 # A part may import parts of a lower rank, and itself.
 RANKS = {
   'chips': 0,
+  'command_flags': 0,
   'command_help': 0,
   'command_parser': 0,
   'compilation_cache': 0,
@@ -25,9 +26,11 @@ RANKS = {
   'durations': 0,
   'flag_errors': 0,
   'flag_spelling': 0,
+  'home': 0,
   'loss_choice': 0,
   'multi_process': 0,
   'out_file': 0,
+  'paths': 0,
   'processes': 0,
   'progress_bar': 0,
   'resolve': 0,
@@ -49,6 +52,7 @@ RANKS = {
 }
 ROOT_FILES = (
   'chips',
+  'command_flags',
   'command_help',
   'command_parser',
   'compilation_cache',
@@ -58,9 +62,11 @@ ROOT_FILES = (
   'durations',
   'flag_errors',
   'flag_spelling',
+  'home',
   'loss_choice',
   'multi_process',
   'out_file',
+  'paths',
   'processes',
   'progress_bar',
   'resolve',
@@ -76,6 +82,8 @@ FORBIDDEN_MODULES = {
   'config': ('jax', 'flax', 'optax', 'numpy'),
   'config_checks': ('jax', 'flax', 'optax', 'numpy'),
   'durations': ('jax', 'flax', 'optax', 'numpy'),
+  'home': ('jax', 'flax', 'optax', 'numpy'),
+  'paths': ('jax', 'flax', 'optax', 'numpy'),
   'loss_choice': ('jax', 'flax', 'optax', 'numpy'),
   'resolve': ('jax', 'flax', 'optax', 'numpy'),
   'data': ('jax', 'flax', 'optax', 'orbax'),
@@ -212,14 +220,8 @@ def test_importing_everything_starts_no_tensorflow():
   modules = [m.removesuffix('.__init__') for m in modules]
   code = f"""
 import importlib, sys
-from absl import flags
 for name in {modules!r}:
   importlib.import_module(name)
-  # Two commands may have a flag of the same name; they never run together.
-  for module, defined in flags.FLAGS.flags_by_module_dict().items():
-    if module.startswith('simclr_jax'):
-      for flag in defined:
-        delattr(flags.FLAGS, flag.name)
 started = {{'tensorflow', 'tensorflow_datasets'}} & set(sys.modules)
 sys.exit(f'imported {{sorted(started)}}' if started else 0)
 """

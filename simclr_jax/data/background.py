@@ -1,15 +1,23 @@
-"""Running an iterator ahead of its use, in a thread."""
+"""Work in threads of this process, and how many of them there is room for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+import os
 import queue
+import sys
 import threading
 from typing import TypeVar
 
 T = TypeVar('T')
 
 _END = object()
+
+
+def run_aside(work: Callable[[], None]) -> None:
+  """Runs `work` in a thread that nothing waits for, the program's end least."""
+  if not sys.is_finalizing():  # To start a thread would then hang.
+    threading.Thread(target=work, daemon=True, name='run_aside').start()
 
 
 def run_ahead(items: Iterator[T], *, ahead: int) -> Iterator[T]:
@@ -59,3 +67,10 @@ def run_ahead(items: Iterator[T], *, ahead: int) -> Iterator[T]:
   finally:
     stop.set()
     thread.join()
+
+
+def num_cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -16,6 +16,8 @@ from absl import logging
 from etils import epath
 import numpy as np
 
+from simclr_jax import home
+
 FOLDER = 'data_cache'
 
 
@@ -28,8 +30,7 @@ def folder(workdir: epath.PathLike | None) -> pathlib.Path:
   local = '' if workdir is None else os.fspath(workdir)
   if local and '://' not in local:
     return pathlib.Path(local) / FOLDER
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(base) / 'simclr_jax'
+  return home.cache_folder()
 
 
 def save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

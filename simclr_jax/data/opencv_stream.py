@@ -13,12 +13,18 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 import dataclasses
 import itertools
-import os
 
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import decode, draws, opencv_views, reading, worker_pool
+from simclr_jax.data import (
+  background,
+  decode,
+  draws,
+  opencv_views,
+  reading,
+  worker_pool,
+)
 from simclr_jax.data.lazy_cv2 import cv2
 from simclr_jax.data.plan import Plan
 from simclr_jax.data.source import Batch, Source
@@ -151,19 +157,12 @@ def _make_stream(maker: _Maker, data: config_lib.DataConfig) -> Iterator[Batch]:
   rows = maker.plan.rows
   if not data.num_workers:
     cv2.setNumThreads(1)  # also where somebody has changed it since
-    return _batches(maker, maker, threads=num_cores(), data=data)
+    return _batches(maker, maker, threads=background.num_cores(), data=data)
   chunk = _chunk_size(rows, data.num_workers)
   workers = worker_pool.WorkerPool(maker, maker.columns(), max_rows=chunk)
   return _batches(
     maker, workers, threads=data.num_workers, data=data, stop=workers.stop
   )
-
-
-def num_cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def _chunk_size(rows: int, workers: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import reading, views
+from simclr_jax.data import background, reading, views
 from simclr_jax.data.lazy_tf import tf
 from simclr_jax.data.plan import Plan
 from simclr_jax.data.source import Batch, Source
@@ -19,6 +19,8 @@ ImageFn = Callable[[Any, Any], dict[str, Any]]
 # Examples read by one call into Python: what a call costs is shared, above all
 # that of the draws, while a batch still spreads over all workers.
 _CHUNK = 32
+# Chunks read at once, each of which is held until its turn.
+_MOST_READS = 16
 
 
 def view_stream(
@@ -93,12 +95,22 @@ def _make_stream(
 
 def _name_errors(dataset: Any, source: Source, plan: Plan) -> Iterator[Batch]:
   """Batches as NumPy arrays; an error names the example it comes from."""
-  iterator = dataset.as_numpy_iterator()
+  held = [dataset.as_numpy_iterator()]
+  try:
+    yield from _next_batches(held, source, plan)
+  finally:
+    # Its destructor joins threads; whoever goes on must not wait for them.
+    background.run_aside(held.clear)
+
+
+def _next_batches(
+  held: list[Any], source: Source, plan: Plan
+) -> Iterator[Batch]:
   # Order is deterministic, so what fails is in the next batch, or was read in
   # one chunk with its end.
   for start in range(plan.local.start, plan.local.stop, plan.rows):
     try:
-      batch = next(iterator)
+      batch = next(held[0])
     except tf.errors.OpError as error:
       stop = min(start + plan.rows + _CHUNK, plan.local.stop)
       for at in range(start, stop):
@@ -143,13 +155,16 @@ def _make_dataset(
   if data.num_workers:
     # Else the calls would share as many threads as there are cores.
     options.threading.private_threadpool_size = data.num_workers
-  parallel = data.num_workers or tf.data.AUTOTUNE
+  # Its thread sleeps for up to a minute, and the iterator's destructor waits
+  # until it wakes: the end of a run, or of a program, would be that late.
+  options.autotune.enabled = False
+  parallel = data.num_workers or background.num_cores()
   # The functions hold no Python control flow over tensors to convert.
   plainly = tf.autograph.experimental.do_not_convert
   return (
     tf.data.Dataset.range(plan.local.start, plan.local.stop)
     .batch(_CHUNK)
-    .map(plainly(read), num_parallel_calls=parallel)
+    .map(plainly(read), num_parallel_calls=min(parallel, _MOST_READS))
     .unbatch()
     .map(plainly(to_decoded_row), num_parallel_calls=parallel)
     .batch(plan.rows)

@@ -17,41 +17,47 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
+from simclr_jax import (
+  command_flags,
+  console,
+  multi_process,
+  out_file,
+  processes,
+)
 from simclr_jax import config as config_lib
-from simclr_jax import console, multi_process, out_file, processes
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint, choice
 
-CHECKPOINT = flags.DEFINE_string(
+CHECKPOINT = command_flags.DEFINE_path(
   'checkpoint', None, 'Workdir of a pretraining run (local or gs://...).'
 )
-STEP = flags.DEFINE_string(
+STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-FOLLOW = flags.DEFINE_bool(
+FOLLOW = command_flags.DEFINE_bool(
   'follow',
   False,
   'Judge each checkpoint of a running pretraining as it is saved, until the '
   'run has finished.',
 )
-FOLLOW_TIMEOUT = flags.DEFINE_float(
+FOLLOW_TIMEOUT = command_flags.DEFINE_float(
   'follow_timeout', 6 * 3600, 'Longest wait for a new checkpoint, in seconds.'
 )
-FOLLOW_POLL = flags.DEFINE_float(
+FOLLOW_POLL = command_flags.DEFINE_float(
   'follow_poll', 10.0, 'Seconds between two looks for a new checkpoint.'
 )
-RANDOM_INIT = flags.DEFINE_bool(
+RANDOM_INIT = command_flags.DEFINE_bool(
   'random_init',
   False,
   'Judge the same network freshly initialised instead: the baseline.',
 )
-FEATURES = flags.DEFINE_enum(
+FEATURES = command_flags.DEFINE_enum(
   'features',
   'encoder',
   ['encoder', 'raw_pixels'],
   'What to classify: features of the encoder, or the pixels themselves.',
 )
-OUT = flags.DEFINE_string(
+OUT = command_flags.DEFINE_path(
   'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
 )
 flags.adopt_module_key_flags(multi_process)
@@ -59,8 +65,10 @@ flags.adopt_module_key_flags(multi_process)
 
 def define_section(name: str) -> None:
   """Flag `--<name>.<field>=value` for a section of the config."""
-  if name in flags.FLAGS:
-    return  # Two commands imported by one process, which runs neither.
+  command_flags.at_parse(name, functools.partial(_define_section, name))
+
+
+def _define_section(name: str, argv: Sequence[str]) -> None:
   section = getattr(config_lib.Config(), name)
   fields = ', '.join(f.name for f in dataclasses.fields(section))
   try:
@@ -71,15 +79,15 @@ def define_section(name: str) -> None:
         f'Change a field, e.g. --{name}.{fields.split(",")[0]}=...; the rest '
         f"is as in the checkpoint's passport. Fields: {fields}."
       ),
+      sys_argv=list(argv),
     )
   except AttributeError as error:
-    # It looks at sys.argv already here, and knows no other way to say that a
-    # field is unknown.
+    # It knows no other way to say that a field is unknown.
     reason = ' '.join(str(error).replace('\\n', ' ').split())
     reason = reason.strip('"\'').replace("\\'", "'")
-    print(f'error: --{name} has no field {reason}', file=sys.stderr)
-    print(f'fields: {fields}', file=sys.stderr)
-    sys.exit(console.EXIT_WRONG_INPUT)
+    raise ValueError(
+      f'--{name} has no field {reason}; fields: {fields}'
+    ) from error
 
 
 SECTIONS = ('data', 'eval')

@@ -8,31 +8,30 @@ from typing import TypeVar
 
 from absl import flags
 import jax
-from ml_collections import config_flags
 
-from simclr_jax import console, multi_process, processes
+from simclr_jax import command_flags, console, multi_process, processes
 from simclr_jax.finetuning import derive, report
 from simclr_jax.training import checkpoint, choice, failures, storage
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
 
 T = TypeVar('T')
-CONFIG = config_flags.DEFINE_config_file(
+CONFIG = command_flags.DEFINE_config_file(
   'config',
   help_string='Config file: of configs/finetune, or configs/distill.',
 )
-CHECKPOINT = flags.DEFINE_string(
+CHECKPOINT = command_flags.DEFINE_path(
   'checkpoint',
   None,
   'Workdir of a run whose encoder is taken, or a checkpoint.',
 )
-STEP = flags.DEFINE_string(
+STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = command_flags.DEFINE_path(
   'workdir', None, 'New folder of checkpoints, metrics and results.'
 )
-STALL_TIMEOUT = flags.DEFINE_float(
+STALL_TIMEOUT = command_flags.DEFINE_float(
   'stall_timeout',
   1800.0,
   'Longest time for one step, in seconds, after which this process ends; '

@@ -22,13 +22,14 @@ from typing import Any
 from absl import logging
 import jax
 
+from simclr_jax import home
+
 _COMPILERS = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin')
 
 
 def folder() -> pathlib.Path:
   """Of this user."""
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(base) / 'simclr_jax' / 'plan'
+  return home.cache_folder() / 'plan'
 
 
 def make_key(program: str, devices: Sequence[Any]) -> str:

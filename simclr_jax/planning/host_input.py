@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import opencv_stream, pipeline
+from simclr_jax.data import background, pipeline
 from simclr_jax.data.source import Example, Source
 from simclr_jax.planning.split import PUBLISHED, Split
 
@@ -87,7 +87,7 @@ def measure(
   return InputRate(
     pairs_per_second=count / wall,
     pairs_per_cpu_second=count / max(cpu, 1e-9),
-    cores=opencv_stream.num_cores(),
+    cores=background.num_cores(),
     pictures=text,
     seconds=wall,
   )

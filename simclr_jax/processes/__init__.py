@@ -7,6 +7,7 @@ from simclr_jax.processes.agreement import (
   gather,
   together,
 )
+from simclr_jax.processes.devices import check_devices
 from simclr_jax.processes.launch import MODES, Launch, find_launch
 from simclr_jax.processes.names import name_of, own_index
 from simclr_jax.processes.session import NotStarted, Session, join
@@ -17,6 +18,7 @@ __all__ = [
   'Launch',
   'NotStarted',
   'Session',
+  'check_devices',
   'check_same',
   'find_launch',
   'from_first',

@@ -16,6 +16,7 @@ from absl import logging
 import jax
 
 from simclr_jax.processes import addresses, agreement, names, peers
+from simclr_jax.processes.devices import check_devices
 from simclr_jax.processes.launch import Launch
 from simclr_jax.processes.line import GOODBYE_SECONDS
 
@@ -119,18 +120,21 @@ def join(
 
   Raises:
     NotStarted: If the runtime cannot be started.
+    ValueError: If there are no such devices as JAX_PLATFORMS wants.
   """
   for name, value in (('init', init_timeout), ('peer', peer_timeout)):
     if value < 1:
       raise ValueError(f'--{name}_timeout={value}: at least 1 s')
   session = Session()
   if launch.is_single:
+    check_devices()
     return session
   # It would own SIGTERM, and then a second one could not end the process.
   jax.config.update('jax_enable_preemption_service', False)
   with _deadline(launch, init_timeout, end_fn):
     _check_port(launch)
     _initialize(launch, init_timeout, peer_timeout)
+  check_devices()
   session.is_single = jax.process_count() == 1
   if not session.is_single:
     _delay_aborts()
@@ -188,17 +192,18 @@ def _initialize(
 ) -> None:
   slower = int(_RUNTIME_IS_SLOWER * peer_timeout + _RUNTIME_SECONDS)
   try:
-    jax.distributed.initialize(
-      coordinator_address=launch.coordinator,
-      num_processes=launch.num_processes,
-      process_id=launch.process_id,
-      # Else JAX asks every kind of cluster about the devices to use, over the
-      # network too, and flags within SLURM would get one GPU.
-      cluster_detection_method=_DETECTION.get(launch.by),
-      initialization_timeout=int(init_timeout + _RUNTIME_SECONDS),
-      heartbeat_timeout_seconds=slower,
-      shutdown_timeout_seconds=slower,
-    )
+    with _no_proxy():
+      jax.distributed.initialize(
+        coordinator_address=launch.coordinator,
+        num_processes=launch.num_processes,
+        process_id=launch.process_id,
+        # Else JAX asks every kind of cluster about the devices to use, over the
+        # network too, and flags within SLURM would get one GPU.
+        cluster_detection_method=_DETECTION.get(launch.by),
+        initialization_timeout=int(init_timeout + _RUNTIME_SECONDS),
+        heartbeat_timeout_seconds=slower,
+        shutdown_timeout_seconds=slower,
+      )
   except (RuntimeError, ValueError, OSError) as error:
     raise NotStarted(
       f'JAX could not start {launch.by}: {error}. '
@@ -210,6 +215,21 @@ def _initialize(
     # node to itself: seven of eight would idle.
     for platform in ('cuda', 'rocm'):
       jax.config.update(f'jax_{platform}_visible_devices', 'all')
+
+
+@contextlib.contextmanager
+def _no_proxy() -> Iterator[None]:
+  """Keeps gRPC from asking a proxy for process 0, which it cannot reach.
+
+  gRPC reads these variables once, when it makes the connection; which address
+  that has, only JAX's detection knows with most launchers.
+  """
+  names = [f'{kind}_proxy' for kind in ('grpc', 'https', 'http')]
+  hidden = {n: os.environ.pop(n) for n in names if n in os.environ}
+  try:
+    yield
+  finally:
+    os.environ |= hidden
 
 
 def _delay_aborts() -> None:

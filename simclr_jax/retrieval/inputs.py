@@ -8,7 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from simclr_jax import config as config_lib
-from simclr_jax import data
+from simclr_jax import data, paths
 from simclr_jax.data.sources import folder_scan
 
 _NAMED = ('digits', 'procedural')
@@ -95,9 +95,10 @@ def _check_read(kind: str, changes: Mapping[str, Any]) -> None:
 
 def _divide(text: str) -> tuple[str, str]:
   """Kind of source and what it is given."""
+  text = paths.read(text)
   kind, colon, value = text.partition(':')
   if colon and kind in data.SOURCES and value:
-    return kind, value
+    return kind, paths.read(value)
   if text in _NAMED and not os.path.exists(text):
     return text, ''
   if os.path.isfile(text):

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from simclr_jax import config as config_lib
-from simclr_jax import data
+from simclr_jax import data, paths
 from simclr_jax.data import decode, plain_image
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
@@ -67,6 +67,7 @@ def find_files(names: Sequence[str]) -> list[str]:
   for name in names:
     if not name:
       raise ValueError('--query names nothing between two commas')
+    name = paths.read(name)
     if os.path.isdir(name):
       found = folder_scan.list_pictures(name).pictures
       if not found:
