@@ -34,6 +34,7 @@ RANKS = {
   'processes': 0,
   'progress_bar': 0,
   'resolve': 0,
+  'section_flags': 0,
   'data': 1,
   'augmentation': 2,
   'models': 1,
@@ -70,6 +71,7 @@ ROOT_FILES = (
   'processes',
   'progress_bar',
   'resolve',
+  'section_flags',
 )
 FORBIDDEN_PARTS = {
   'augmentation': ('models', 'losses'),

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from simclr_jax import cards
 from simclr_jax.evaluation import comparison as comparison_lib
+from simclr_jax.evaluation import jobs
 from simclr_jax.reports import (
   concerns,
   curves,
@@ -64,6 +65,7 @@ def make_report(
   *,
   labels_per_class: int = 5,
   step: int | str | None = None,
+  overrides: jobs.Overrides | None = None,
   mesh: Mesh | None = None,
 ) -> Report:
   """Judges the newest checkpoint (or that of `step`) and writes the report.
@@ -72,6 +74,7 @@ def make_report(
     workdir: Of a run, of a classifier or of an imported network.
     labels_per_class: Of the probe with few labels.
     step: Of the checkpoint, or 'best'.
+    overrides: Fields of config sections, {'data': {'path': ...}}.
     mesh: Default: all devices.
 
   Raises:
@@ -84,7 +87,7 @@ def make_report(
       f'--labels_per_class={labels_per_class}: must be at least 1'
     )
   mesh = mesh_lib.make_mesh() if mesh is None else mesh
-  run = open_run(workdir, step=step, mesh=mesh)
+  run = open_run(workdir, step=step, mesh=mesh, overrides=overrides)
   kind = kinds.of(run)
   logging.info('judging step %d of %s', run.loaded.step, workdir)
   judged, comparison = learnt.judge(run, labels_per_class=labels_per_class)

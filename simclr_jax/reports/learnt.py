@@ -8,6 +8,7 @@ import os
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
+from simclr_jax import section_flags
 from simclr_jax.data import part
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.evaluation import encoder as encoder_lib
@@ -60,9 +61,10 @@ def judge(
       labelled=part.tells_classes(run.train),
       no_table=_NEEDS,
     ), None
-  test = data_lib.make_source(
-    config.data, config.data.test_split, workdir=os.fspath(run.workdir)
-  )
+  with section_flags.named('--data'):
+    test = data_lib.make_source(
+      config.data, config.data.test_split, workdir=os.fspath(run.workdir)
+    )
   no_table = '' if run.train.num_classes and test.num_classes else _NEEDS
   notes: tuple[str, ...] = ()
   if not no_table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import difflib
+import os
 
 from etils import epath
 
@@ -53,4 +54,12 @@ def make_source(
       f'config.data.source = {data.source!r} is unknown; {hint}known: '
       f'{", ".join(SOURCES)}'
     )
-  return SOURCES[data.source](data, split, workdir=workdir)
+  try:
+    return SOURCES[data.source](data, split, workdir=workdir)
+  except ValueError as error:
+    if not data.path or os.path.exists(data.path):
+      raise
+    raise ValueError(
+      f'{error}. Nothing is at {data.path}: if the images have been moved, '
+      'name the new place with config.data.path=PLACE'
+    ) from error
