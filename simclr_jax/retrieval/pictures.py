@@ -129,6 +129,8 @@ class SetPictures:
     self._base = str(stated.get('base', ''))
     if self._base and folder:
       self._base = folder
+    elif folder:
+      moved['path'] = folder
     self._source: Source | None = None
     if self._base:
       if not os.path.isdir(self._base):
