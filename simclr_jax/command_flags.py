@@ -44,8 +44,9 @@ def define_sections(argv: Sequence[str]) -> None:
   """
   values = flags.FLAGS
   for section, define in _SECTIONS.items():
-    for name in [n for n in values if n.split('.')[0] == section]:
-      if values[name].allow_override:
+    if section in values and values[section].allow_override:
+      # Of a command line before this one, with the fields that it gave.
+      for name in [n for n in values if n.split('.')[0] == section]:
         delattr(values, name)
     define(argv)
     values[section].allow_override = True
@@ -64,6 +65,29 @@ def _define(
   return kind(name, *rest, **more)
 
 
+class _PathParser(flags.ArgumentParser):
+  """Reads a path, see `paths.read`."""
+
+  def __init__(self, *, remote: bool):
+    super().__init__()
+    self._remote = remote
+
+  def parse(self, argument: str) -> str:
+    """The path."""
+    return paths.read(argument, remote=self._remote)
+
+
+def _define_path(
+  name: str, default: str | None, help: str, *, remote: bool
+) -> Any:
+  parser = _PathParser(remote=remote)
+
+  def kind(name: str, *rest: Any, **more: Any) -> Any:
+    return flags.DEFINE(parser, name, *rest, **more)
+
+  return _define(kind, name, default, help)
+
+
 if TYPE_CHECKING:
   from absl.flags import DEFINE_bool as DEFINE_bool
   from absl.flags import DEFINE_enum as DEFINE_enum
@@ -72,7 +96,7 @@ if TYPE_CHECKING:
   from absl.flags import DEFINE_list as DEFINE_list
   from absl.flags import DEFINE_string as DEFINE_string
 
-  DEFINE_path = flags.DEFINE_string
+  DEFINE_path = DEFINE_address = flags.DEFINE_string
   DEFINE_config_file = config_flags.DEFINE_config_file
 else:
   DEFINE_bool = functools.partial(_define, flags.DEFINE_bool)
@@ -85,9 +109,8 @@ else:
     _define, config_flags.DEFINE_config_file
   )
 
-  def DEFINE_path(name, default, help, **more):
-    """A string that `paths.read` has read."""
-    return _define(flags.DEFINE, _PathParser(), name, default, help, **more)
+  DEFINE_path = functools.partial(_define_path, remote=False)
+  DEFINE_address = functools.partial(_define_path, remote=True)
 
 
 def check_empty() -> None:
@@ -100,11 +123,3 @@ def check_empty() -> None:
       '',
     ):
       raise ValueError(f'--{name}= is empty; it must name a path')
-
-
-class _PathParser(flags.ArgumentParser):
-  """Reads a path, see `paths.read`."""
-
-  def parse(self, argument: str) -> str:
-    """The path."""
-    return paths.read(argument)

@@ -15,13 +15,13 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from simclr_jax import compilation_cache, home, processes, progress_bar
+from simclr_jax import compilation_cache, home, paths, processes, progress_bar
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
 EXIT_PEER_LOST = 69  # EX_UNAVAILABLE of sysexits.h: the same command continues.
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues.
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell has it.
+INTERRUPTED = 130  # 128 + SIGINT, as a shell has it.
 _ATEXIT_SECONDS = 5.0
 
 _CHATTY = ('jax', 'orbax', 'tensorflow_datasets', 'faiss')
@@ -104,7 +104,11 @@ def unexpected(error: BaseException) -> int:
   if isinstance(error, KeyboardInterrupt):
     say('interrupted')
     logging.debug('where it happened', exc_info=error)
-    return EXIT_INTERRUPTED
+    return INTERRUPTED
+  if remote := paths.explain(error):
+    say(remote.text)
+    logging.debug('where it happened', exc_info=error)
+    return EXIT_WRONG_INPUT if remote.is_mistake else EXIT_FAILED
   traceback.print_exception(error)
   say(first_line(error))
   return EXIT_FAILED
@@ -137,10 +141,7 @@ def fail(error: BaseException, *, code: int) -> int:
   comes with its traceback and exit code 1. `--verbosity=1` shows every one.
   """
   if not raised_here(error):
-    traceback.print_exception(error)
-    if processes.name_of():
-      say(f'{type(error).__name__}: {error}')
-    return EXIT_FAILED
+    return unexpected(error)
   say(str(error))
   logging.debug('where it happened', exc_info=error)
   return code

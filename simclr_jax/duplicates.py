@@ -71,8 +71,10 @@ _BYTES = command_flags.DEFINE_bool('bytes', True, 'Tell the same bytes apart.')
 _PICTURES = command_flags.DEFINE_path(
   'pictures', '', 'Where the folder that was embedded lies now.'
 )
-_OUT = command_flags.DEFINE_path('out', None, 'JSON file with all groups.')
-_SHEET = command_flags.DEFINE_path('sheet', '', 'Contact sheet (.png, .html).')
+_OUT = command_flags.DEFINE_address('out', None, 'JSON file with all groups.')
+_SHEET = command_flags.DEFINE_address(
+  'sheet', '', 'Contact sheet (.png, .html).'
+)
 section_flags.define('data')
 flags.adopt_module_key_flags(console)
 

@@ -56,13 +56,13 @@ from simclr_jax.retrieval.identity import DTYPES, OUTPUTS
 from simclr_jax.training import checkpoint, choice, signals
 from simclr_jax.training import passport as passport_lib
 
-_CHECKPOINT = command_flags.DEFINE_path(
+_CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Workdir of a run (local or gs://...).'
 )
 _STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-_INPUT = command_flags.DEFINE_string(
+_INPUT = command_flags.DEFINE_path(
   'input', None, 'What to embed: a folder, a file, a data set, or run.'
 )
 _SPLIT = command_flags.DEFINE_string(
@@ -71,7 +71,7 @@ _SPLIT = command_flags.DEFINE_string(
   "Split of the data set ('train', 'test[:1000]'); of a folder a sub-folder; "
   'default: all of a folder, the training split of the run.',
 )
-_OUT = command_flags.DEFINE_path(
+_OUT = command_flags.DEFINE_address(
   'out', None, 'Local folder for the embeddings.'
 )
 _OUTPUTS = command_flags.DEFINE_list(
@@ -111,7 +111,9 @@ _LABEL_KEY = command_flags.DEFINE_string(
 _IMAGE_KEY = command_flags.DEFINE_string(
   'image_key', None, 'Column or TFDS feature of the picture.'
 )
-_DATA_DIR = command_flags.DEFINE_path('data_dir', None, 'TFDS data directory.')
+_DATA_DIR = command_flags.DEFINE_address(
+  'data_dir', None, 'TFDS data directory.'
+)
 _LOADER = command_flags.DEFINE_enum(
   'loader', None, list(pipeline.LOADERS), 'Who reads and decodes.'
 )

@@ -24,7 +24,7 @@ from simclr_jax.exporters import job
 from simclr_jax.exporters.network import OUTPUTS, Options
 from simclr_jax.training import checkpoint, choice
 
-_CHECKPOINT = command_flags.DEFINE_path(
+_CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Workdir of a run (local or gs://...).'
 )
 _FORMAT = command_flags.DEFINE_string(

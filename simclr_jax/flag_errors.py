@@ -114,10 +114,10 @@ def _with_config_path(argv: Sequence[str]) -> tuple[list[str], str]:
     if not argument.startswith('-') or name != _CONFIG:
       continue
     if equals:
-      path = paths.read(value)
+      path = paths.read(value, remote=False)
       read[i] = f'--{name}={path}'
     elif i + 1 < len(argv):
-      path = read[i + 1] = paths.read(argv[i + 1])
+      path = read[i + 1] = paths.read(argv[i + 1], remote=False)
   # As ml_collections divides it.
   return read, path.split(':', 1)[0]
 

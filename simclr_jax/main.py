@@ -53,10 +53,10 @@ from simclr_jax.training.state import TrainState
 _CONFIG = command_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/cifar10.py[:preset].'
 )
-_WORKDIR = command_flags.DEFINE_path(
+_WORKDIR = command_flags.DEFINE_address(
   'workdir', None, 'Folder of checkpoints and metrics, local or gs://.'
 )
-_CONTINUE_FROM = command_flags.DEFINE_path(
+_CONTINUE_FROM = command_flags.DEFINE_address(
   'continue_from',
   None,
   'Workdir of another run, or one of its checkpoints: start from that state in '

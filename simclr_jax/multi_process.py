@@ -95,7 +95,7 @@ def run(
   except BaseException as error:
     if session.is_single:
       raise
-    _leave_alone(session, error, console.EXIT_INTERRUPTED)
+    _leave_alone(session, error, console.INTERRUPTED)
   session.finish()
   return code
 
@@ -186,7 +186,7 @@ def _leave_alone(
   if session.blames_others(error):
     end(f'another process was lost: {console.first_line(error)}')
   with _leaving:
-    if code is None or code == console.EXIT_INTERRUPTED:
+    if code is None or code == console.INTERRUPTED:
       code = console.unexpected(error)
     elif isinstance(error, Exception):
       code = console.fail(error, code=code)

@@ -76,8 +76,6 @@ def check_flags() -> None:
   if _OUT.value is None:
     return
   out = pathlib.Path(_OUT.value)
-  if '://' in _OUT.value:
-    raise ValueError(f'--out={_OUT.value}: a local file is wanted')
   if out.is_dir():
     raise ValueError(f'--out={out} is a folder; name a file')
   there = next(p for p in (out, *out.parents) if p.exists())

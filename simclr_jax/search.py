@@ -87,13 +87,13 @@ _EF_SEARCH = command_flags.DEFINE_integer(
   'ef_search', 128, 'Candidates of hnsw.', lower_bound=1
 )
 _REBUILD = command_flags.DEFINE_bool('rebuild', False, 'Build the index anew.')
-_OUT = command_flags.DEFINE_path(
+_OUT = command_flags.DEFINE_address(
   'out', None, 'Contact sheet (.png, .html); with --evaluate a .json.'
 )
 _PICTURES = command_flags.DEFINE_path(
   'pictures', '', 'Where the folder that was embedded lies now.'
 )
-_CHECKPOINT = command_flags.DEFINE_path(
+_CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Where the checkpoint lies now; default: where it was.'
 )
 _LOADER = command_flags.DEFINE_enum(

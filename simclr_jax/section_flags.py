@@ -64,6 +64,7 @@ def given(sections: Sequence[str]) -> dict[str, dict[str, Any]]:
   found = {
     name: config_flags.get_override_values(flags.FLAGS[name])
     for name in sections
+    if name in flags.FLAGS
   }
   return {name: dict(fields) for name, fields in found.items() if fields}
 

@@ -25,7 +25,7 @@ from simclr_jax import (
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint, choice
 
-CHECKPOINT = command_flags.DEFINE_path(
+CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint', None, 'Workdir of a pretraining run (local or gs://...).'
 )
 STEP = command_flags.DEFINE_string(
@@ -54,7 +54,7 @@ FEATURES = command_flags.DEFINE_enum(
   ['encoder', 'raw_pixels'],
   'What to classify: features of the encoder, or the pixels themselves.',
 )
-OUT = command_flags.DEFINE_path(
+OUT = command_flags.DEFINE_address(
   'out', None, 'JSON file to write; default: WORKDIR/probe/<name>.json.'
 )
 flags.adopt_module_key_flags(multi_process)

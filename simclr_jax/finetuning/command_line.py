@@ -20,7 +20,7 @@ CONFIG = command_flags.DEFINE_config_file(
   'config',
   help_string='Config file: of configs/finetune, or configs/distill.',
 )
-CHECKPOINT = command_flags.DEFINE_path(
+CHECKPOINT = command_flags.DEFINE_address(
   'checkpoint',
   None,
   'Workdir of a run whose encoder is taken, or a checkpoint.',
@@ -28,7 +28,7 @@ CHECKPOINT = command_flags.DEFINE_path(
 STEP = command_flags.DEFINE_string(
   'step', '', "Step of the checkpoint, or 'best'; default: the newest."
 )
-WORKDIR = command_flags.DEFINE_path(
+WORKDIR = command_flags.DEFINE_address(
   'workdir', None, 'New folder of checkpoints, metrics and results.'
 )
 STALL_TIMEOUT = command_flags.DEFINE_float(

@@ -107,10 +107,9 @@ def _check_read(kind: str, changes: Mapping[str, Any]) -> None:
 
 def _divide(text: str) -> tuple[str, str]:
   """Kind of source and what it is given."""
-  text = paths.read(text)
   kind, colon, value = text.partition(':')
   if colon and kind in data.SOURCES and value:
-    return kind, paths.read(value)
+    return kind, paths.read(value, remote=False)
   if text in _NAMED and not os.path.exists(text):
     return text, ''
   if os.path.isfile(text):

@@ -67,7 +67,7 @@ def find_files(names: Sequence[str]) -> list[str]:
   for name in names:
     if not name:
       raise ValueError('--query names nothing between two commas')
-    name = paths.read(name)
+    name = paths.read(name, remote=False)
     if os.path.isdir(name):
       found = folder_scan.list_pictures(name).pictures
       if not found:

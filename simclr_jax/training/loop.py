@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from simclr_jax import processes
+from simclr_jax import paths, processes
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import (
   continuation,
@@ -196,6 +196,8 @@ def _open_workdir(path: epath.Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     storage.check_folder(path)
   except OSError as error:
+    if paths.explain(error):
+      raise
     raise ValueError(
       f'the workdir cannot be written: {storage.explain(path, error)}. Nothing '
       'has been trained; choose another --workdir or mend this one'
