@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
 import sys
 from typing import Any, NoReturn
 
 from simclr_jax import command_help, console, flag_spelling
+from simclr_jax import config as config_lib
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -17,6 +19,20 @@ class ArgumentParser(argparse.ArgumentParser):
     """Takes the text from the docstring of the command."""
     super().__init__(add_help=False, allow_abbrev=False)
     self.register('action', 'store_true', _Switch)
+
+  def add_section(self, name: str) -> None:
+    """Takes `--<name>.<field>=value` for a section of the config.
+
+    The fields given are found in the namespace under `<name>.<field>`.
+    """
+    section = getattr(config_lib.Config(), name)
+    for field in dataclasses.fields(section):
+      self.add_argument(
+        f'--{name}.{field.name}',
+        type=type(getattr(section, field.name)),
+        default=argparse.SUPPRESS,
+        help="In the place of what the checkpoint's passport says.",
+      )
 
   def parse_known_args(  # type: ignore[override]
     self, args: Sequence[str] | None = None, namespace: Any = None
@@ -58,6 +74,16 @@ class _Switch(argparse.Action):
     setattr(namespace, self.dest, option_string not in off)
 
 
+def sections(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+  """The fields that `add_section` has found, by section."""
+  found: dict[str, dict[str, Any]] = {}
+  for name, value in vars(options).items():
+    section, dot, field = name.partition('.')
+    if dot:
+      found.setdefault(section, {})[field] = value
+  return found
+
+
 def known_flags(
   actions: Sequence[argparse.Action],
 ) -> list[command_help.Flag]:
@@ -74,7 +100,9 @@ def known_flags(
         else kind
         if kind != 'str'
         else 'string',
-        default='' if action.default in (None, False) else str(action.default),
+        default=''
+        if action.default in (None, False, argparse.SUPPRESS)
+        else str(action.default),
         choices=tuple(map(str, action.choices or ())),
         required=action.required,
         help=' '.join((action.help or '').split()),

@@ -173,7 +173,8 @@ class ModelConfig:
     width: Width multiplier (2.0 is 'ResNet (2x)'; fractions make it thin).
     sk_ratio: Selective-kernel ratio; 0 is off, 0.0625 as in SimCLR v2.
     se_ratio: Squeeze-and-excitation ratio; 0 is off.
-    stem: 'auto' (CIFAR stem iff image_size <= 32), 'cifar' or 'imagenet'.
+    stem: 'auto' (CIFAR stem iff image_size <= 32), 'cifar' or 'imagenet'. What
+      'auto' has decided stands in the passport and stays with the weights.
     padding: 'official' (max-pool SAME) or 'torch' (max-pool padded by one on
       both sides, so that torchvision can represent the network exactly).
     shortcut: 'group' (official: the first block of every group projects) or

@@ -26,7 +26,13 @@ from typing import Any
 from absl import flags
 import jax
 
-from simclr_jax import command_flags, console, flag_errors, out_file
+from simclr_jax import (
+  command_flags,
+  console,
+  flag_errors,
+  out_file,
+  section_flags,
+)
 from simclr_jax.retrieval import (
   atomic,
   duplicates,
@@ -69,6 +75,7 @@ _OUT = command_flags.DEFINE_address('out', None, 'JSON file with all groups.')
 _SHEET = command_flags.DEFINE_address(
   'sheet', '', 'Contact sheet (.png, .html).'
 )
+section_flags.define('data')
 flags.adopt_module_key_flags(console)
 
 
@@ -106,7 +113,11 @@ def _check_flags() -> None:
 def _run(embeddings: EmbeddingSet) -> None:
   shown = None
   if _BYTES.value or _SHEET.value:
-    shown = pictures.SetPictures(embeddings, folder=_PICTURES.value)
+    shown = pictures.SetPictures(
+      embeddings,
+      folder=_PICTURES.value,
+      moved=section_flags.given(('data',)).get('data', {}),
+    )
   view = searching.open_view(
     embeddings, output=_OUTPUT.value, transform=_TRANSFORM.value
   )

@@ -7,7 +7,8 @@ r"""Embeds a folder of pictures, or any data set, into Parquet files.
 Network and preprocessing come from the checkpoint's passport. --input is a
 folder of pictures, of Parquet files or of arrays, a single .npz or .parquet,
 the name of a TFDS data set, or 'run' for the data that the encoder was trained
-on; KIND:PATH where a folder could be several of these.
+on (--data.path=PLACE where that has been moved); KIND:PATH where a folder could
+be several of these.
 
 DIR/part-*.parquet have the columns id (row of the data set), path, h, z, label;
 DIR/embeddings.json says what they are of; pictures that cannot be read are
@@ -40,6 +41,7 @@ from simclr_jax import (
   flag_errors,
   multi_process,
   processes,
+  section_flags,
 )
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
@@ -121,6 +123,7 @@ _LOADER = command_flags.DEFINE_enum(
 _NUM_WORKERS = command_flags.DEFINE_integer(
   'num_workers', None, 'Parallel calls that read and decode.', lower_bound=0
 )
+section_flags.define('data')
 flags.adopt_module_key_flags(multi_process)
 
 
@@ -142,7 +145,8 @@ def main(argv: list[str]) -> int:
     with processes.together():
       found = _find(loaded)
     try:
-      return _embed(loaded, found, options)
+      with section_flags.named('--data'):
+        return _embed(loaded, found, options)
     except computing.Stopped:
       print('stopped; the same command continues', file=sys.stderr)
       return console.EXIT_STOPPED
@@ -181,6 +185,7 @@ def _find(loaded: checkpoint.LoadedEncoder) -> inputs.Input:
     split=_SPLIT.value,
     batch_size=_BATCH_SIZE.value,
     changes=changes,
+    moved=section_flags.given(('data',)).get('data', {}),
   )
 
 

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from absl import flags
 
-from simclr_jax import flag_errors
+from simclr_jax import flag_errors, section_flags
 from simclr_jax.evaluation import command_line, jobs
 
-command_line.define_section('knn')
+section_flags.define('knn')
 flags.adopt_module_key_flags(command_line)
 
 

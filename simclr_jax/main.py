@@ -43,6 +43,7 @@ from simclr_jax import (
   multi_process,
   processes,
   retries,
+  section_flags,
 )
 from simclr_jax import config as config_lib
 from simclr_jax.training import checkpoint, failures, loop, storage
@@ -100,7 +101,7 @@ def run(
       belongs to another config; with several processes
       processes.AgreedFailure, in all of them.
   """
-  with processes.together():
+  with processes.together(), section_flags.named('--config.data'):
     parts = run_lib.make_run(config, workdir=workdir)
     if needs_card:
       cards.require_card(

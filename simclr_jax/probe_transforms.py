@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from simclr_jax import command_flags, flag_errors
+from simclr_jax import command_flags, flag_errors, section_flags
 from simclr_jax.evaluation import command_line, jobs, transform_probe
 
 _TASKS = command_flags.DEFINE_list(
@@ -36,7 +36,7 @@ _NOISE_STD = command_flags.DEFINE_float(
   transform_probe.NOISE_STD,
   'Standard deviation of the noise, of pixels in [0, 1].',
 )
-command_line.define_section('probe')
+section_flags.define('probe')
 flags.adopt_module_key_flags(command_line)
 
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
   def judge_fn(subject: jobs.Subject, **options: Any) -> jobs.Report:
     # Also a value that the passport has already: who gives it counts on it.
-    given = command_line.overrides(('probe',)).get('probe', {})
+    given = section_flags.given(('probe',)).get('probe', {})
     transform_probe.check_fields(given)
     return transform_probe.run(
       subject, tasks=_TASKS.value, noise_std=_NOISE_STD.value, **options

@@ -5,8 +5,10 @@
 
 Writes WORKDIR/report/: report.html (complete in itself, no network), pictures
 of use elsewhere as PNG, and comparison.json. Model, data and preprocessing come
-from the checkpoint's passport; features are shared with the probe's and kNN's
-cache. What a run does not hold is left out, and the page says so.
+from the checkpoint's passport (a field is changed by --data.FIELD, such as
+--data.path=PLACE where the images have been moved, or --eval.FIELD); features
+are shared with the probe's and kNN's cache. What a run does not hold is left
+out, and the page says so.
 --workdir is of a pretraining run, of finetune or distill (`--step=best` where a
 holdout chose the step), or of imported weights; the page says which.
 `--check_recipe` writes no page: it compares a pretraining run with the card of
@@ -47,13 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       options.workdir,
       labels_per_class=options.labels_per_class,
       step=step,
+      overrides=command_parser.sections(options),
     )
   except (ValueError, checkpoint.DamagedCheckpoint) as error:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
   except OSError as error:
     return console.fail(error, code=console.EXIT_FAILED)
   if report.comparison is None:
-    print('No table: it needs labels and a held-out split (data.test_split).')
+    print(f'No table: {report.no_table}.')
   else:
     print(comparison_lib.format_table(report.comparison, titles=report.titles))
   if report.verdict is not None:
@@ -85,6 +88,8 @@ def _make_parser() -> command_parser.ArgumentParser:
     action='store_true',
     help='Only compare the run with the card of its recipe.',
   )
+  for section in ('data', 'eval'):
+    parser.add_section(section)
   return parser
 
 

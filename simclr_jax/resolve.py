@@ -50,6 +50,24 @@ class Resolved:
   loss_bytes_per_device: int
 
 
+def stem_of(model: config_lib.ModelConfig, image_size: int) -> str:
+  """'cifar' or 'imagenet'; 'auto' takes CIFAR's up to 32 px."""
+  if model.stem != 'auto':
+    return model.stem
+  return 'cifar' if image_size <= 32 else 'imagenet'
+
+
+def settle(config: config_lib.Config) -> config_lib.Config:
+  """`config` with what 'auto' decides of the weights' form written out.
+
+  A checkpoint's passport holds this: whoever uses the weights with images of
+  another size must not decide again.
+  """
+  stem = stem_of(config.model, config.data.image_size)
+  model = dataclasses.replace(config.model, stem=stem)
+  return dataclasses.replace(config, model=model)
+
+
 def scale_lr(base_lr: float, batch_size: int, scaling: str) -> float:
   """Peak learning rate (official model.py:WarmUpAndCosineDecay)."""
   if scaling == 'linear':
@@ -186,9 +204,10 @@ def _best_metric_problems(
   if config.checkpoint.keep_best <= 0:
     return []
   where = f'config.checkpoint.best_metric = {config.checkpoint.best_metric!r}'
-  if config.checkpoint.best_metric == 'online_top1' and not num_classes:
+  if config.checkpoint.best_metric == 'online_top1' and num_classes < 2:
     return [
-      f"{where} needs labels, and the training split has none; use 'loss'"
+      f'{where} needs labels of two classes or more, and the training split '
+      'has none; use --config.checkpoint.best_metric=loss'
     ]
   # A metric counts for the checkpoint of its own step. Where either period is
   # a multiple of the other, every rarer event falls together with the other.

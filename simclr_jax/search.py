@@ -33,7 +33,13 @@ import sys
 from absl import flags
 import jax
 
-from simclr_jax import command_flags, console, flag_errors, out_file
+from simclr_jax import (
+  command_flags,
+  console,
+  flag_errors,
+  out_file,
+  section_flags,
+)
 from simclr_jax.data import names as names_lib
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
@@ -103,6 +109,7 @@ _KS = command_flags.DEFINE_list(
 _MAX_QUERIES = command_flags.DEFINE_integer(
   'max_queries', 2000, 'For --evaluate: queries that are drawn, by fixed seed.'
 )
+section_flags.define('data')
 flags.adopt_module_key_flags(console)
 
 # Flags that say something only of some kinds of index, of a search, and of a
@@ -208,7 +215,11 @@ def _search(embeddings: EmbeddingSet) -> None:
   if _OUT.value:
     # No more is drawn, and thumbnails of a whole set would fill the memory.
     most = sheets.MAX_LINES[os.path.splitext(_OUT.value)[1].lower()]
-    shown = pictures.SetPictures(embeddings, folder=_PICTURES.value)
+    shown = pictures.SetPictures(
+      embeddings,
+      folder=_PICTURES.value,
+      moved=section_flags.given(('data',)).get('data', {}),
+    )
   if _QUERY.value:
     queries = searching.queries_from_files(
       pictures.find_files(_QUERY.value),

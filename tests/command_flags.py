@@ -6,7 +6,7 @@ import types
 
 from absl import flags
 
-from simclr_jax import flag_errors
+from simclr_jax import flag_errors, section_flags
 from simclr_jax.evaluation import command_line
 
 
@@ -15,5 +15,5 @@ def call(module: types.ModuleType, section: str, *arguments: object) -> int:
   for name in flags.FLAGS:
     if flags.FLAGS.find_module_defining_flag(name) == command_line.__name__:
       flags.FLAGS[name].unparse()
-  command_line.define_section(section)
+  section_flags.define(section)
   return module.main(flag_errors.parse([module.__name__, *map(str, arguments)]))

@@ -36,6 +36,7 @@ RANKS = {
   'resolve': 0,
   'writes': 0,
   'retries': 0,
+  'section_flags': 0,
   'data': 1,
   'augmentation': 2,
   'models': 1,
@@ -74,6 +75,7 @@ ROOT_FILES = (
   'resolve',
   'writes',
   'retries',
+  'section_flags',
 )
 FORBIDDEN_PARTS = {
   'augmentation': ('models', 'losses'),

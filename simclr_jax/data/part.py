@@ -88,6 +88,37 @@ def some_labels(source: Source, *, examples: int, classes: int) -> list[int]:
   return found
 
 
+def tells_classes(source: Source) -> bool:
+  """Whether two classes occur among the labels.
+
+  Taken for granted where labels stand in the records.
+  """
+  if source.label_fn is None or source.num_classes < 2:
+    return source.num_classes > 1
+  return len(set(some_labels(source, examples=1, classes=2))) > 1
+
+
+def describe_labels(source: Source, *, num_classes: int) -> str:
+  """'10 classes', and how many occur and have a label where not all do.
+
+  Args:
+    source: Whose labels.
+    num_classes: Numbered by the data set; 0 without labels.
+  """
+  if not num_classes:
+    return 'no labels'
+  text = f'{num_classes} class' + ('' if num_classes == 1 else 'es')
+  if source.label_fn is None:
+    return text
+  label_n = read_labels(source)
+  labels = label_n[label_n != NO_LABEL]
+  if (number := len(np.unique(labels))) < num_classes:
+    text = f'{number} of {text} occur'
+  if len(labels) < len(label_n):
+    text += f', {len(labels):,} labels'
+  return text
+
+
 def are_complete(source: Source) -> bool:
   """Whether every example has a label, and every class an example.
 

@@ -7,15 +7,12 @@ the checkpoint's passport, and what is not given stays as it was in training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import functools
 import sys
 from typing import Any
 
 from absl import flags
 import jax
-import ml_collections
-from ml_collections import config_flags
 
 from simclr_jax import (
   command_flags,
@@ -23,8 +20,8 @@ from simclr_jax import (
   multi_process,
   out_file,
   processes,
+  section_flags,
 )
-from simclr_jax import config as config_lib
 from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint, choice
 
@@ -63,46 +60,9 @@ OUT = command_flags.DEFINE_address(
 flags.adopt_module_key_flags(multi_process)
 
 
-def define_section(name: str) -> None:
-  """Flag `--<name>.<field>=value` for a section of the config."""
-  command_flags.at_parse(name, functools.partial(_define_section, name))
-
-
-def _define_section(name: str, argv: Sequence[str]) -> None:
-  section = getattr(config_lib.Config(), name)
-  fields = ', '.join(f.name for f in dataclasses.fields(section))
-  try:
-    config_flags.DEFINE_config_dict(
-      name,
-      ml_collections.ConfigDict(config_lib.to_dict(section)),
-      help_string=(
-        f'Change a field, e.g. --{name}.{fields.split(",")[0]}=...; the rest '
-        f"is as in the checkpoint's passport. Fields: {fields}."
-      ),
-      sys_argv=list(argv),
-    )
-  except AttributeError as error:
-    # It knows no other way to say that a field is unknown.
-    reason = ' '.join(str(error).replace('\\n', ' ').split())
-    reason = reason.strip('"\'').replace("\\'", "'")
-    raise ValueError(
-      f'--{name} has no field {reason}; fields: {fields}'
-    ) from error
-
-
 SECTIONS = ('data', 'eval')
 for _name in SECTIONS:
-  define_section(_name)
-
-
-def overrides(sections: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-  """The fields given on the command line, by section."""
-  given = {
-    name: config_flags.get_override_values(flags.FLAGS[name])
-    for name in sections
-    if name in flags.FLAGS
-  }
-  return {name: dict(fields) for name, fields in given.items() if fields}
+  section_flags.define(_name)
 
 
 def run(
@@ -127,7 +87,7 @@ def run(
     with processes.together():
       if len(argv) > 1:
         raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
-      kind, changes = _kind(), overrides((*SECTIONS, section))
+      kind, changes = _kind(), section_flags.given((*SECTIONS, section))
     given = (CHECKPOINT, STEP, FOLLOW, RANDOM_INIT, FEATURES, *same)
     processes.check_same(
       {f'--{flag.name}': flag.value for flag in given} | {'fields': changes},

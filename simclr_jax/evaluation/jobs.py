@@ -22,7 +22,7 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax import config as config_lib
-from simclr_jax import data, processes
+from simclr_jax import data, processes, section_flags
 from simclr_jax.data import Source, part
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
@@ -124,8 +124,7 @@ def open_subject(
   else:
     loaded = checkpoint.load_encoder(path, step=step)
   trained = passport_lib.config_from_passport(loaded.passport)
-  changes = {name: dict(fields) for name, fields in (overrides or {}).items()}
-  config = config_lib.replace(trained, **changes)
+  config = section_flags.apply(trained, overrides or {})
   if not config.data.test_split:
     raise ValueError(
       'data.test_split is empty: an accuracy on the training images would say '
@@ -134,7 +133,7 @@ def open_subject(
   workdir = epath.Path(loaded.path).parent
   if workdir.name == checkpoint.FOLDER:
     workdir = workdir.parent
-  with processes.together():
+  with processes.together(), section_flags.named('--data'):
     train, test = (
       data.make_source(config.data, split, workdir=str(workdir))
       for split in (config.data.train_split, config.data.test_split)

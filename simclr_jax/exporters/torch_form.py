@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax import resolve
 from simclr_jax.exporters.network import Network, Options
 from simclr_jax.importers import packages, torch_names
-from simclr_jax.models import model as model_lib
 from simclr_jax.models import resnet
 
 ANY_NETWORK = 'npz, safetensors, stablehlo, saved_model, onnx'
@@ -72,7 +72,7 @@ def _reasons(
       'the first block of ResNet-18 and -34 has no projection there '
       "(model.shortcut='shape' trains that form)"
     )
-  if model_lib.uses_cifar_stem(model, size):
+  if resolve.stem_of(model, size) == 'cifar':
     yield 'its stem is 7x7 with stride 2 and a max-pool, here that of CIFAR'
   elif model.padding == 'official' and stem_side(network.side) % 2 == 0:
     yield (

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax import resolve
 from simclr_jax.exporters.network import Network
 from simclr_jax.importers import torch_names
 from simclr_jax.models import heads, resnet
-from simclr_jax.models import model as model_lib
 
 
 def make_module(network: Network) -> Any:
@@ -71,8 +71,8 @@ class _Forward:
     return x.mean(dim=(2, 3))
 
   def _stem(self, x: Any) -> Any:
-    config = self._config
-    if model_lib.uses_cifar_stem(config, self._network.config.data.image_size):
+    config, size = self._config, self._network.config.data.image_size
+    if resolve.stem_of(config, size) == 'cifar':
       return self._conv_norm(x, 'backbone/conv1', 'backbone/bn1').relu()
     num_convs = 3 if config.sk_ratio > 0 else 1
     for k in range(1, num_convs + 1):

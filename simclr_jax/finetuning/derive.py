@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from simclr_jax import config as config_lib
+from simclr_jax import section_flags
 from simclr_jax.finetuning.config import (
   AugmentChanges,
   DataChanges,
@@ -16,16 +17,6 @@ from simclr_jax.finetuning.config import (
 
 HOLDOUT_METRIC = 'holdout_top1'
 _UNSET: tuple[Any, ...] = ('', 0, -1)
-# Mean something else with another kind of source.
-_OF_A_SOURCE = (
-  'name',
-  'path',
-  'labels_from',
-  'image_key',
-  'label_key',
-  'train_split',
-  'test_split',
-)
 
 
 def finetune_config(
@@ -124,7 +115,7 @@ def _data(
       base,
       canvas_size=0,
       augment_on='host',
-      **{name: getattr(fresh, name) for name in _OF_A_SOURCE},
+      **{name: getattr(fresh, name) for name in section_flags.OF_A_SOURCE},
     )
   if given.get('augment_on', base.augment_on) != 'device':
     # A canvas is of views that the device makes; no stage can change it.

@@ -11,7 +11,7 @@ from etils import epath
 import jax
 
 from simclr_jax import config as config_lib
-from simclr_jax import data, processes
+from simclr_jax import data, processes, section_flags
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.finetuning import derive, judging
@@ -85,13 +85,14 @@ def open_splits(
       'the data have no test split: an accuracy on the training images would '
       'say nothing; name a held-out split with --config.data.test_split'
     )
-  train, test = (
-    data.make_source(how or config.data, split, workdir=workdir)
-    for how, split in (
-      (train_data, config.data.train_split),
-      (test_data, config.data.test_split),
+  with section_flags.named('--config.data'):
+    train, test = (
+      data.make_source(how or config.data, split, workdir=workdir)
+      for how, split in (
+        (train_data, config.data.train_split),
+        (test_data, config.data.test_split),
+      )
     )
-  )
   return train, test
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import config as config_lib
+from simclr_jax import resolve
 from simclr_jax.models import blocks, heads, resnet
 
 Variables = dict[str, Any]
@@ -98,13 +99,6 @@ class Model(nn.Module):
     return Outputs(h, head_layers[-1], logits, head_layers)
 
 
-def uses_cifar_stem(config: config_lib.ModelConfig, image_size: int) -> bool:
-  """Whether the stem is CIFAR's: 'auto' asks for image_size <= 32."""
-  if config.stem == 'auto':
-    return image_size <= 32
-  return config.stem == 'cifar'
-
-
 def embedding_dim(config: config_lib.ModelConfig) -> int:
   """d, the width of z: that of the last head layer, or of h without any."""
   features = resnet.num_features(config)
@@ -132,7 +126,7 @@ def make_model(
   """
   return Model(
     config,
-    cifar_stem=uses_cifar_stem(config, image_size),
+    cifar_stem=resolve.stem_of(config, image_size) == 'cifar',
     num_classes=num_classes,
     param_dtype=param_dtype,
     detach_classifier=detach_classifier,

@@ -117,7 +117,11 @@ def trace_for(
   """
   share: dict[str, Any] = {
     'image_size': config.data.image_size,
-    'num_classes': resolved.num_classes if config.monitor.online_head else 0,
+    'num_classes': (
+      resolved.num_classes
+      if config.monitor.online_head and resolved.num_classes > 1
+      else 0
+    ),
     'views_dtype': program.views_dtype(config),
   }
   traced = trace(config.model, **share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simclr_jax import config as config_lib
+from simclr_jax import resolve
 from simclr_jax.planning.rule import Facts, Found, Rule
 
 # Views up to this side are CIFAR's kind: other stem, strengths, temperature.
@@ -185,10 +186,7 @@ def _head(config: config_lib.Config, facts: Facts) -> Found:
 
 def _stem(config: config_lib.Config, facts: Facts) -> Found:
   size = config.data.image_size
-  cifar = config.model.stem == 'cifar' or (
-    config.model.stem == 'auto' and size <= _SMALL_VIEWS
-  )
-  if not cifar and size < 96:
+  if resolve.stem_of(config.model, size) == 'imagenet' and size < 96:
     yield (
       'data.image_size',
       f'the ImageNet stem leaves {-(-size // 32)} x {-(-size // 32)} positions '

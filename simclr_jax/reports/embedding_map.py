@@ -115,8 +115,10 @@ def _points(
   }
   others = np.flatnonzero(~np.isin(labels, chosen))
   notes: tuple[str, ...] = ()
-  if len(others):
-    notes = (
+  if missing := int((labels < 0).sum()):
+    notes = (f'{missing:,} of {len(labels):,} on the map have no label: grey.',)
+  if len(chosen) < len(classes):
+    notes += (
       f'In colour: the {len(chosen)} commonest of {len(classes)} classes on '
       'the map.',
     )

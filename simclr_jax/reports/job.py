@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from simclr_jax import cards
 from simclr_jax.evaluation import comparison as comparison_lib
+from simclr_jax.evaluation import jobs
 from simclr_jax.reports import (
   concerns,
   curves,
@@ -44,7 +45,8 @@ class Report:
 
   Attributes:
     page: The HTML file.
-    comparison: None where there is nothing held out, or no labels.
+    comparison: None where there is nothing held out, or labels allow none.
+    no_table: The reason for that.
     titles: Of its rows.
     verdict: Of the recipe card; None of what is no pretraining run.
     document: What the page says.
@@ -52,6 +54,7 @@ class Report:
 
   page: epath.Path
   comparison: comparison_lib.Comparison | None
+  no_table: str
   titles: Mapping[str, str]
   verdict: cards.Verdict | None
   document: document.Document
@@ -62,6 +65,7 @@ def make_report(
   *,
   labels_per_class: int = 5,
   step: int | str | None = None,
+  overrides: jobs.Overrides | None = None,
   mesh: Mesh | None = None,
 ) -> Report:
   """Judges the newest checkpoint (or that of `step`) and writes the report.
@@ -70,6 +74,7 @@ def make_report(
     workdir: Of a run, of a classifier or of an imported network.
     labels_per_class: Of the probe with few labels.
     step: Of the checkpoint, or 'best'.
+    overrides: Fields of config sections, {'data': {'path': ...}}.
     mesh: Default: all devices.
 
   Raises:
@@ -82,7 +87,7 @@ def make_report(
       f'--labels_per_class={labels_per_class}: must be at least 1'
     )
   mesh = mesh_lib.make_mesh() if mesh is None else mesh
-  run = open_run(workdir, step=step, mesh=mesh)
+  run = open_run(workdir, step=step, mesh=mesh, overrides=overrides)
   kind = kinds.of(run)
   logging.info('judging step %d of %s', run.loaded.step, workdir)
   judged, comparison = learnt.judge(run, labels_per_class=labels_per_class)
@@ -96,7 +101,14 @@ def make_report(
     _sections(run, judged, comparison, found),
   )
   file = _write(run, made, comparison)
-  return Report(file, comparison, learnt.titles(run), found, made)
+  return Report(
+    page=file,
+    comparison=comparison,
+    no_table=learnt.why_no_table(judged),
+    titles=learnt.titles(run),
+    verdict=found,
+    document=made,
+  )
 
 
 def _sections(
@@ -115,7 +127,9 @@ def _sections(
 
   views = kind.views.heading if kind.views else 'Pairs of views'
   makers: dict[str, Callable[[], _Part]] = {
-    'What was learnt': lambda: learnt.section(run, comparison),
+    'What was learnt': lambda: learnt.section(
+      run, comparison, no_table=learnt.why_no_table(judged)
+    ),
     'Against the recipe card': lambda: verdict.section(found),
     'Training': lambda: curves.training(run),
     'Embeddings during training': lambda: curves.embeddings(run),

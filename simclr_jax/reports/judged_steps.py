@@ -48,7 +48,7 @@ def section(
     notes.append(
       f'{_MONITOR} judges with a bank of at most '
       f'{run.config.monitor.knn_max_bank:,} training pictures '
-      '(monitor.knn_max_bank).'
+      'with a label (monitor.knn_max_bank).'
     )
   if not lines:
     return document.Missing(

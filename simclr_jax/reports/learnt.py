@@ -8,9 +8,12 @@ import os
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
+from simclr_jax import section_flags
+from simclr_jax.data import part
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
+from simclr_jax.evaluation import occurring
 from simclr_jax.reports import document, kinds
 from simclr_jax.reports.run_data import Judged, RunData
 from simclr_jax.training import ancestry
@@ -19,6 +22,7 @@ from simclr_jax.training import ancestry
 # of a ResNet-50.
 MAX_RAW_PIXEL_BYTES = 2_000_000_000
 _HEADING = 'What was learnt'
+_NEEDS = 'the table needs labels and a held-out split (data.test_split)'
 
 
 def judge(
@@ -54,15 +58,22 @@ def judge(
       {k: comparison_lib.EncoderFeatures(v, v) for k, v in among.items()},
       test=run.train,
       held_out=False,
-      labelled=bool(run.train.num_classes),
+      labelled=part.tells_classes(run.train),
+      no_table=_NEEDS,
     ), None
-  test = data_lib.make_source(
-    config.data, config.data.test_split, workdir=os.fspath(run.workdir)
-  )
-  labelled = bool(run.train.num_classes and test.num_classes)
+  with section_flags.named('--data'):
+    test = data_lib.make_source(
+      config.data, config.data.test_split, workdir=os.fspath(run.workdir)
+    )
+  no_table = '' if run.train.num_classes and test.num_classes else _NEEDS
   notes: tuple[str, ...] = ()
-  if labelled:
+  if not no_table:
     features_lib.check_sources(run.train, test)
+    try:
+      features_lib.check_source_labels(run.train, test)
+    except occurring.NoAccuracy as error:
+      no_table = str(error)
+  if not no_table:
     if too_large := _too_large_for_pixels((run.train, test), config):
       notes = (too_large,)
     else:
@@ -71,8 +82,14 @@ def judge(
   features = comparison_lib.extract_all(
     encoders, run.train, test, config, cache_dir=run.cache_dir
   )
-  judged = Judged(features, test=test, held_out=True, labelled=labelled)
-  if not labelled:
+  judged = Judged(
+    features,
+    test=test,
+    held_out=True,
+    labelled=not no_table,
+    no_table=no_table,
+  )
+  if no_table:
     return judged, None
   comparison = comparison_lib.compare(
     features, config, labels_per_class=labels_per_class, mesh=run.mesh
@@ -88,16 +105,21 @@ def titles(run: RunData) -> dict[str, str]:
   return {**comparison_lib.TITLES, 'checkpoint': adjective}
 
 
+def why_no_table(judged: Judged | None) -> str:
+  """Reason for the missing table."""
+  return _NEEDS if judged is None else judged.no_table
+
+
 def section(
-  run: RunData, comparison: comparison_lib.Comparison | None
+  run: RunData,
+  comparison: comparison_lib.Comparison | None,
+  *,
+  no_table: str = _NEEDS,
 ) -> document.Section | document.Missing:
-  """The table."""
+  """The table, or the reason for its absence."""
   on_probe = kinds.of(run).on_probe
   if comparison is None:
-    return document.Missing(
-      _HEADING,
-      'the table needs labels and a held-out split (data.test_split)',
-    )
+    return document.Missing(_HEADING, no_table)
   columns = comparison.columns()
   rows = []
   for i, row in enumerate(comparison.rows):
@@ -115,7 +137,8 @@ def section(
   )
   return document.Section(
     _HEADING,
-    f'Top-1 accuracy on {comparison.num_test:,} held-out images, with 95 % '
+    f'Top-1 accuracy on {comparison.num_test:,} held-out images of '
+    f'{occurring.classes_text(comparison.num_test_classes)}, with 95 % '
     'intervals over them. The commonest class alone gives '
     f'{comparison.majority:.1%}.',
     tables=(document.Table(('features', *columns), rows, highlighted=ours),),

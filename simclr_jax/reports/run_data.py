@@ -14,9 +14,11 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
+from simclr_jax import section_flags
 from simclr_jax.data import part, pipeline
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.evaluation import jobs
 from simclr_jax.training import checkpoint
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
@@ -79,17 +81,23 @@ class Judged:
       a held-out split its `test` is its `train`.
     test: Held-out pictures; the training pictures where there are none.
     held_out: Whether there are any.
-    labelled: Whether both splits have labels.
+    labelled: Whether labels tell at least two classes apart.
+    no_table: Reason for the absence of the table; '' where there is one.
   """
 
   features: Mapping[str, comparison_lib.EncoderFeatures]
   test: data_lib.Source
   held_out: bool
   labelled: bool
+  no_table: str = ''
 
 
 def open_run(
-  workdir: epath.PathLike, *, step: int | str | None, mesh: Mesh
+  workdir: epath.PathLike,
+  *,
+  step: int | str | None,
+  mesh: Mesh,
+  overrides: jobs.Overrides | None = None,
 ) -> RunData:
   """Opens a workdir.
 
@@ -97,20 +105,26 @@ def open_run(
     workdir: Of the run.
     step: Of the checkpoint; 'best'; None for the newest.
     mesh: Axis 'data'.
+    overrides: Fields of config sections, {'data': {'path': ...}}.
 
   Raises:
-    ValueError: If there is no such checkpoint, or metrics that are none.
+    ValueError: If there is no such checkpoint, an override is impossible, or
+      metrics that are none.
     DamagedCheckpoint: If none is readable.
   """
   workdir = epath.Path(workdir)
   loaded = checkpoint.load_encoder(workdir, step=step)
-  config = passport_lib.config_from_passport(loaded.passport)
+  config = section_flags.apply(
+    passport_lib.config_from_passport(loaded.passport), overrides or {}
+  )
+  with section_flags.named('--data'):
+    train = _open_train(config, loaded.passport, workdir)
   records = metrics_lib.read_lines(workdir / metrics_lib.FILE_NAME)
   return RunData(
     workdir=workdir,
     loaded=loaded,
     config=config,
-    train=_open_train(config, loaded.passport, workdir),
+    train=train,
     records=tuple(r for r in records if r['step'] <= loaded.step),
     encoder=encoder_lib.make_encoder(loaded, mesh=mesh),
   )

@@ -58,7 +58,7 @@ def cosines(
 
   Args:
     rows_NxD: N = 2B embeddings; rows 2i and 2i+1 are the views of picture i.
-    labels_B: Classes of the pictures; None without.
+    labels_B: Classes of the pictures, -1 for none; None without any.
 
   Returns:
     Name -> cosines; every unordered pair once.
@@ -72,12 +72,13 @@ def cosines(
   values = all_NxN[first, second]
   groups = {_POSITIVE: values[same_picture]}
   if labels_B is None:
-    groups[_NEGATIVE] = values[~same_picture]
-    return groups
+    labels_B = np.full(len(units) // 2, -1)
   label_N = np.repeat(labels_B, 2)
-  same_class = (label_N[first] == label_N[second]) & ~same_picture
-  groups[_SAME] = values[same_class]
-  groups[_OTHER] = values[~same_class & ~same_picture]
+  known = (label_N[first] >= 0) & (label_N[second] >= 0) & ~same_picture
+  same_class = label_N[first] == label_N[second]
+  groups[_SAME] = values[known & same_class]
+  groups[_OTHER] = values[known & ~same_class]
+  groups[_NEGATIVE] = values[~known & ~same_picture]
   return {name: found for name, found in groups.items() if len(found)}
 
 

@@ -8,7 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from simclr_jax import config as config_lib
-from simclr_jax import data, paths, retries
+from simclr_jax import data, paths, retries, section_flags
 from simclr_jax.data.sources import folder_scan
 
 _NAMED = ('digits', 'procedural')
@@ -16,6 +16,7 @@ _TFDS_NAME = re.compile(r'[a-z0-9_]+(/[\w.-]+)?(:[\w.*]+)?')
 _OF_FILE = {'.npz': 'arrays', '.parquet': 'parquet'}
 _OF_FOLDER = {'.npz': 'arrays', '.npy': 'arrays', '.parquet': 'parquet'}
 _RUN = 'run'
+_PREPARES = ('image_size', 'canvas_size')  # Fields that change images.
 # Fields that only some kinds of sources read.
 _READ_BY = {
   'labels_from': ('folder',),
@@ -47,6 +48,7 @@ def find_input(
   split: str = '',
   batch_size: int = 0,
   changes: Mapping[str, Any] | None = None,
+  moved: Mapping[str, Any] | None = None,
 ) -> Input:
   """The data set that `text` names.
 
@@ -58,12 +60,22 @@ def find_input(
     split: '' is all of a folder, and for 'run' its training split.
     batch_size: Pictures at a time; 0 for those of the config.
     changes: Fields of `config.data` that are about reading alone.
+    moved: Fields of `config.data` for 'run' that say where its data are now.
 
   Raises:
     ValueError: If nothing is there, what is there could be two things, or a
       split is missing.
   """
+  moved = dict(moved or {})
+  refused = [name for name in moved if text != _RUN or name in _PREPARES]
+  if refused:
+    raise ValueError(
+      f'--data.{refused[0]}={moved[refused[0]]}: --data says, for --input=run, '
+      'where the data of the run are now; other data go to --input, and the '
+      'size of the images belongs to the checkpoint'
+    )
   if text == _RUN:
+    trained = section_flags.apply(trained, {'data': moved})
     given = {'train_split': split or trained.data.train_split}
     kind = trained.data.source
   else:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from simclr_jax.data.names import printable
+from simclr_jax.evaluation import occurring
 from simclr_jax.evaluation.neighbours import without_itself
 from simclr_jax.retrieval import indexes, metrics, searching, views
 from simclr_jax.retrieval.embedding_set import EmbeddingSet
@@ -50,6 +51,7 @@ def judge(
     transform_names: Such as 'whitening:64', fitted on the bank.
 
   Raises:
+    NoAccuracy: If the bank's labels are none, or of one class.
     ValueError: If there are no labels, or two encoders made the sets.
   """
   check_comparable(bank, queries)
@@ -57,6 +59,7 @@ def judge(
   own = positions if queries is bank else None
   bank_labels = _labels(bank)
   query_labels = _labels(queries)[positions]
+  occurring.require_two(np.unique(bank_labels[bank_labels >= 0]).tolist())
   rows = []
   for output in bank.outputs:
     vectors = queries.take(positions, (output,)).vectors[output]
@@ -243,6 +246,8 @@ def table(rows: Sequence[Row]) -> str:
   ]
   first = rows[0].ranking
   texts.append(
-    f'{first.num_queries:,} queries; a random order has mAP {first.chance:.1%}'
+    f'{first.num_queries:,} queries of '
+    f'{occurring.classes_text(first.num_classes)}; a random order has mAP '
+    f'{first.chance:.1%}'
   )
   return '\n'.join(texts)

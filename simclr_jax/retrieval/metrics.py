@@ -31,6 +31,7 @@ class Ranking:
     chance: Share of relevant pictures in the bank: what `precision` and about
       what `map` would be for a random order.
     num_queries: That were counted.
+    num_classes: Of these queries.
   """
 
   recall: dict[int, float]
@@ -39,6 +40,7 @@ class Ranking:
   map_at_r: float
   chance: float
   num_queries: int
+  num_classes: int
 
 
 def judge(
@@ -81,7 +83,8 @@ def judge(
     hits = np.take_along_axis(relevant, order, axis=1)
     per_query += [_of_query(row, ks) for row in hits]
   found = np.stack(per_query)
-  counted = found[found[:, -1] > 0]
+  has_relevant = found[:, -1] > 0
+  counted = found[has_relevant]
   if not len(counted):
     raise ValueError('no query has another picture of its class in the bank')
   means = counted.mean(0)
@@ -93,6 +96,7 @@ def judge(
     map_at_r=float(means[-2]),
     chance=float(means[-1] / others),
     num_queries=len(counted),
+    num_classes=len(np.unique(query_labels[has_relevant])),
   )
 
 

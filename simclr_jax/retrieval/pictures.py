@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import io
 import os
 import re
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from simclr_jax import config as config_lib
-from simclr_jax import data, paths
+from simclr_jax import data, paths, section_flags
 from simclr_jax.data import decode, plain_image
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
@@ -113,21 +113,33 @@ class SetPictures:
     unreadable: Names of those that were to be shown and could not be read.
   """
 
-  def __init__(self, embeddings: EmbeddingSet, *, folder: str = ''):
+  def __init__(
+    self,
+    embeddings: EmbeddingSet,
+    *,
+    folder: str = '',
+    moved: Mapping[str, Any] | None = None,
+  ):
     """Finds them.
 
     Args:
       embeddings: Set.
       folder: Where the pictures of a folder lie now; '' for where they were.
+      moved: Fields of `config.data` that say where the data set is now.
 
     Raises:
       ValueError: If the data set cannot be opened, or has changed.
     """
-    stated = embeddings.stated('input')
+    stated, moved = embeddings.stated('input'), dict(moved or {})
+    folder = folder or str(moved.get('path', ''))
     self._given = bool(folder)
     self.unreadable: list[str] = []
-    self._base = folder or str(stated.get('base', ''))
     self._bits = embeddings.bits
+    self._base = str(stated.get('base', ''))
+    if self._base and folder:
+      self._base = folder
+    elif folder:
+      moved['path'] = folder
     self._source: Source | None = None
     if self._base:
       if not os.path.isdir(self._base):
@@ -136,10 +148,13 @@ class SetPictures:
           'is no folder; say with --pictures where they are, or leave out --out'
         )
       return
-    config = config_lib.from_config_dict({'data': stated.get('data', {})})
-    self._source = data.make_source(
-      config.data, str(stated.get('split', '')), workdir=embeddings.folder
+    config = config_lib.from_config_dict(
+      {'data': {**stated.get('data', {}), **moved}}
     )
+    with section_flags.named('--data'):
+      self._source = data.make_source(
+        config.data, str(stated.get('split', '')), workdir=embeddings.folder
+      )
     if self._source.fingerprint != embeddings.identity.source:
       raise ValueError(
         f'{self._source.name} has changed since it was embedded: the pictures '

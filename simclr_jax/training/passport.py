@@ -18,6 +18,7 @@ import jax
 
 import simclr_jax
 from simclr_jax import config as config_lib
+from simclr_jax import resolve
 from simclr_jax.data.source import Source
 from simclr_jax.resolve import Resolved
 from simclr_jax.training import metrics as metrics_lib
@@ -112,7 +113,7 @@ def make_passport(
     'metrics': {
       name: metrics_lib.number_for_json(v) for name, v in metrics.items()
     },
-    'config': _with_lists(config_lib.to_dict(config)),
+    'config': _with_lists(config_lib.to_dict(resolve.settle(config))),
     'derived': dataclasses.asdict(resolved) if resolved else {},
     'data': {
       'name': source.name,
@@ -231,8 +232,11 @@ def config_from_passport(
 
 
 def differences(old: config_lib.Config, new: config_lib.Config) -> list[str]:
-  """Every field that differs, as 'section.field: old -> new'."""
-  old_fields, new_fields = _flatten(old), _flatten(new)
+  """Every field that differs, as 'section.field: old -> new'.
+
+  What 'auto' decides is compared, not the word.
+  """
+  old_fields, new_fields = (_flatten(resolve.settle(c)) for c in (old, new))
   return [
     f'{name}: {old_fields[name]!r} -> {value!r}'
     for name, value in new_fields.items()

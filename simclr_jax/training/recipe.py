@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from simclr_jax import losses, models
+from simclr_jax.data import part
 from simclr_jax.training import optimizer as optimizer_lib
 from simclr_jax.training import state_sharding
 from simclr_jax.training.run import Run
@@ -32,9 +33,7 @@ def describe(run: Run, state: TrainState, *, start_step: int) -> str:
   config, resolved = run.config, run.resolved
   devices = run.mesh.devices.flat
   optim = config.optim
-  labels = (
-    f'{resolved.num_classes} classes' if resolved.num_classes else 'no labels'
-  )
+  labels = part.describe_labels(run.source, num_classes=resolved.num_classes)
   rows = [
     (
       'data',

@@ -15,5 +15,6 @@ def compare(features, config, **unused):
     num_train=200,
     num_test=60,
     num_classes=10,
+    num_test_classes=10,
     majority=0.1,
   )

@@ -12,6 +12,8 @@ import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax import resolve
 from simclr_jax.data.source import Example, Source
+from simclr_jax.finetuning import config as finetune_lib
+from simclr_jax.finetuning import derive
 from simclr_jax.training import passport
 
 
@@ -60,7 +62,7 @@ def through_json(value):
 def test_config_survives_json():
   config = make_config()
   stored = through_json(make_passport(config))
-  assert passport.config_from_passport(stored) == config
+  assert passport.config_from_passport(stored) == resolve.settle(config)
 
 
 def test_what_a_passport_says():
@@ -214,3 +216,19 @@ def test_other_data_is_refused():
   other = dataclasses.replace(make_source(), fingerprint='xyz')
   with pytest.raises(ValueError, match='(?s)training data.*abc.*xyz'):
     passport.check_same_run(make_passport(), make_config(), other)
+
+
+@pytest.mark.parametrize(
+  'size, other, stem', [(32, 48, 'cifar'), (48, 32, 'imagenet')]
+)
+def test_what_auto_decides_belongs_to_the_weights(size, other, stem):
+  config = make_config(data={'source': 'digits', 'image_size': size})
+  assert config.model.stem == 'auto'
+  held = passport.config_from_passport(make_passport(config))
+  assert held.model.stem == stem
+  # The same command resumes, though its config says 'auto'.
+  assert passport.differences(held, config) == []
+  stage = finetune_lib.read_finetune({'data': {'image_size': other}})
+  student = finetune_lib.read_distill({'data': {'image_size': other}})
+  assert derive.finetune_config(held, stage).model.stem == stem
+  assert derive.distill_config(held, student).model.stem == stem

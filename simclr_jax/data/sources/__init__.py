@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import difflib
+import os
 
 from etils import epath
 
@@ -56,4 +57,12 @@ def make_source(
       f'{", ".join(SOURCES)}'
     )
   make = SOURCES[data.source]
-  return retries.open_data(lambda: make(data, split, workdir=workdir))
+  try:
+    return retries.open_data(lambda: make(data, split, workdir=workdir))
+  except ValueError as error:
+    if not data.path or os.path.exists(data.path):
+      raise
+    raise ValueError(
+      f'{error}. Nothing is at {data.path}: if the images have been moved, '
+      'name the new place with config.data.path=PLACE'
+    ) from error
