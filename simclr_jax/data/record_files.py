@@ -60,9 +60,8 @@ def _open(path: str) -> Any:
       f'{path} is an array_record file: `pip install array_record`, or prepare '
       'the data set with `tfds build --file_format=tfrecord`'
     ) from error
-  for _ in range(
-    2
-  ):  # What refused it may have passed when the system is asked.
+  # Twice: what refused it may have passed by the time the system is asked.
+  for _ in range(2):
     # No read-ahead: the next read is somewhere else.
     reader = array_record_module.ArrayRecordReader(
       path, options='readahead_buffer_size:0'
