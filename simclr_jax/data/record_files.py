@@ -15,12 +15,17 @@ _MOST = 4096  # open files
 
 
 def count(path: str) -> int:
-  """Records of a file; a damaged one has none.
+  """Records of a file, opened anew; a damaged one has none.
 
   Raises:
     OSError: If the system does not let it be read.
   """
-  return int(_readers()(path).num_records())
+  return int(_open(path).num_records())
+
+
+def forget() -> None:
+  """Closes all files: some may have been written anew."""
+  _readers().cache_clear()
 
 
 def read(path: str, record: int) -> bytes:
@@ -35,7 +40,7 @@ def read(path: str, record: int) -> bytes:
   except (OSError, MemoryError):
     raise
   except Exception:
-    _readers().cache_clear()
+    forget()
     _check_system(path)
     data = _readers()(path).read([record])[0]
   return data
@@ -68,7 +73,7 @@ def _open(path: str) -> Any:
     )
     if reader.ok():
       return reader
-    _readers().cache_clear()
+    forget()
     _check_system(path)
   return reader
 

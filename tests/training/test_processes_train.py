@@ -229,7 +229,6 @@ sources.SOURCES['procedural'] = lose
     ('train', 0, []),
     # In the evaluation after step 3, at its first batch: all know at once.
     ('test', 0, [3]),
-    ('test', 5, [3]),
   ],
 )
 def test_all_stop_and_save_where_one_cannot_read(
