@@ -15,12 +15,17 @@ _MOST = 4096  # open files
 
 
 def count(path: str) -> int:
-  """Records of a file; a damaged one has none.
+  """Records of a file, opened anew; a damaged one has none.
 
   Raises:
     OSError: If the system does not let it be read.
   """
-  return int(_readers()(path).num_records())
+  return int(_open(path).num_records())
+
+
+def forget() -> None:
+  """Closes all files: some may have been written anew."""
+  _readers().cache_clear()
 
 
 def read(path: str, record: int) -> bytes:
@@ -35,7 +40,7 @@ def read(path: str, record: int) -> bytes:
   except (OSError, MemoryError):
     raise
   except Exception:
-    _readers().cache_clear()
+    forget()
     _check_system(path)
     data = _readers()(path).read([record])[0]
   return data
@@ -60,16 +65,15 @@ def _open(path: str) -> Any:
       f'{path} is an array_record file: `pip install array_record`, or prepare '
       'the data set with `tfds build --file_format=tfrecord`'
     ) from error
-  for _ in range(
-    2
-  ):  # What refused it may have passed when the system is asked.
+  # Twice: what refused it may have passed by the time the system is asked.
+  for _ in range(2):
     # No read-ahead: the next read is somewhere else.
     reader = array_record_module.ArrayRecordReader(
       path, options='readahead_buffer_size:0'
     )
     if reader.ok():
       return reader
-    _readers().cache_clear()
+    forget()
     _check_system(path)
   return reader
 

@@ -122,15 +122,24 @@ def together() -> Iterator[None]:
 
 
 def begun(items: Iterator[T]) -> Iterator[T]:
-  """The same items; the first is made now, in all processes or in none.
+  """The same items; that data are away for the first one, all agree on.
 
   Raises:
-    AgreedFailure: If it could not be, in one of several processes.
+    AgreedFailure: If they are, in one of several processes.
+    Exception: Any other of the first item, in this process alone.
   """
   if jax.process_count() == 1:
     return items
+  failure: Exception | None = None
   with together():
-    first = list(itertools.islice(items, 1))
+    try:
+      first = list(itertools.islice(items, 1))
+    except retries.DataAway:
+      raise
+    except Exception as error:
+      failure = error
+  if failure is not None:
+    raise failure
   return itertools.chain(first, items)
 
 

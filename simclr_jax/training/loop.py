@@ -155,7 +155,8 @@ def pretrain(
     train_step = run.train_step()
 
     step = start
-    while step < resolved.total_steps and not patience.exhausted:
+    # An evaluation is given up by all processes, and only to stop.
+    while step < resolved.total_steps and not (patience.exhausted or owes):
       check_lock()
       reporter.profile(step)
       with reporter.progress.waiting_for_input():

@@ -107,7 +107,9 @@ class StopRequest:
     if not self._agreement.ask(self.requested):
       return False
     if not self.requested:
-      logging.info('another process has to stop: stopping with it')
+      logging.info(
+        'another process was asked to stop, or cannot read: stopping with it'
+      )
     self.requested = True
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -16,10 +17,11 @@ from PIL import Image, ImageOps
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import data
+from simclr_jax import data, retries
 from simclr_jax.data import plain_image, stream
 from simclr_jax.data.lazy_tf import tf
 from simclr_jax.data.sources import folder, folder_scan
+from tests import flaky
 from tests.data import deep_png
 
 _RNG = np.random.Generator(np.random.PCG64(0))
@@ -390,6 +392,40 @@ def test_restart_decodes_only_what_changed(damaged, tmp_path, monkeypatch):
   cached.write_bytes(cached.read_bytes()[:100])
   assert _make(damaged, **fields).fingerprint == changed.fingerprint
   assert len(seen) > 20
+
+
+@pytest.mark.parametrize(
+  ('number', 'kind', 'times'),
+  [
+    (errno.EACCES, ValueError, 10**9),
+    (errno.EIO, retries.DataAway, 10**9),
+    (errno.EIO, None, 1),
+    (errno.ENOENT, None, 1),
+  ],
+)
+def test_what_the_system_refused_is_not_remembered(
+  tmp_path, monkeypatch, number, kind, times
+):
+  for name in 'ab':
+    _png(tmp_path / f'{name}.png', value=ord(name))
+  flaky.Clock(monkeypatch)
+  refused, workdir = [], tmp_path / '.run'
+
+  def some(path, *args, **kwargs):
+    if str(path).endswith('b.png') and len(refused) < times:
+      refused.append(path)
+      flaky.refuse(number, path)
+    return open(path, *args, **kwargs)
+
+  monkeypatch.setattr(folder_scan, 'open', some, raising=False)
+  if kind is None:
+    assert _make(tmp_path, workdir=workdir).num_examples == 2
+    return
+  with pytest.raises(kind, match=r'b\.png'):
+    _make(tmp_path, workdir=workdir, max_bad_fraction=1.0)
+  assert not list(workdir.glob('skipped*'))
+  monkeypatch.setattr(folder_scan, 'open', open)
+  assert _make(tmp_path, workdir=workdir).num_examples == 2
 
 
 def test_fingerprint_moves_with_the_folder_but_not_with_contents(tmp_path):

@@ -23,6 +23,7 @@ import cloudpickle
 
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
+from simclr_jax import retries
 from simclr_jax.data import pipeline
 from simclr_jax.data.source import Example, Source
 
@@ -178,14 +179,17 @@ def test_a_failure_in_a_worker_that_is_none_of_an_example_shows_where():
     train(source, data=PROCESSES)
 
 
-def test_a_worker_that_is_killed_is_an_error():
+def test_a_worker_that_is_killed_again_and_again_is_an_error(monkeypatch):
+  monkeypatch.setattr(retries, '_episode', retries._Episode())
+  monkeypatch.setattr(retries, 'limit', 0.5)
+
   def read(i):
     if i == 20:
       os.kill(os.getpid(), signal.SIGKILL)
     return Example(np.zeros((9, 9, 3), np.uint8), 0)
 
   source = dataclasses.replace(procedural(), read=read)
-  with pytest.raises(RuntimeError, match=r'ended with code -9'):
+  with pytest.raises(retries.DataAway, match=r'ended with code -9'):
     train(source, data=PROCESSES)
 
 
@@ -220,6 +224,7 @@ import sys, time
 sys.path[:] = {sys.path!r}
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
+from simclr_jax import retries
 from simclr_jax.data import pipeline
 data = config_lib.DataConfig(
   source='procedural', image_size=20, loader='opencv', num_workers=2)
@@ -267,6 +272,7 @@ import itertools, os, pathlib, sys
 sys.path[:] = {sys.path!r}
 from simclr_jax import config as config_lib
 from simclr_jax import data as data_lib
+from simclr_jax import retries
 from simclr_jax.data import pipeline
 data = config_lib.DataConfig(
   source='procedural', image_size=20, loader='opencv',

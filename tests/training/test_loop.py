@@ -1,7 +1,10 @@
 """The loop: what it writes, in which order, and how it stops."""
 
+import contextlib
 import dataclasses
 import json
+import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +13,15 @@ import optax
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax import retries
+from simclr_jax.data import pipeline, reading
+from simclr_jax.evaluation import features
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import failures, loop
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import run as run_lib
+from tests import flaky
 from tests.tiny_model import with_tiny_model
 
 TOTAL = 7
@@ -121,6 +128,80 @@ def test_non_finite_loss_stops_before_a_checkpoint_and_names_the_images(
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(arrays))
   assert len(record['example_ids']) == 16
   assert not (tmp_path / checkpoint_lib.FINISHED).exists()
+
+
+def losing(run, step, *, trained=None):
+  """The run, and a source that refuses the images of a step."""
+  *_, last = pipeline.train_batches(
+    run.source,
+    data=run.config.data,
+    augment=run.config.augment,
+    batch_size=run.config.train.batch_size,
+    seed=run.config.seed,
+    num_steps=step,
+  )
+  lost = set(last['index'].tolist())
+
+  def read(i):
+    if i in lost:
+      if trained is not None:
+        trained.wait(60)
+      flaky.refuse(path='away.png')
+    return run.source.read(i)
+
+  source = dataclasses.replace(run.source, read=read)
+  return dataclasses.replace(run, source=source)
+
+
+@pytest.mark.parametrize('loader', ['opencv', 'tf'])
+@pytest.mark.parametrize('signalled', [False, True])
+def test_data_that_stay_away_end_the_run_saved(
+  tmp_path, monkeypatch, loader, signalled
+):
+  monkeypatch.setattr(retries, '_episode', retries._Episode())
+  monkeypatch.setattr(retries, 'limit', 600 if signalled else 0.5)
+  run = make_run(
+    data={'loader': loader},
+    train={'batch_size': 32},  # a chunk of reads
+    monitor={'knn_every': '2 steps'},
+  )
+  trained = threading.Event()
+
+  def evaluate(run, state, stop_fn):
+    if signalled:
+      threading.Timer(1, signal.raise_signal, (signal.SIGTERM,)).start()
+    trained.set()
+    return {'knn_top1': 0.5}
+
+  with pytest.raises(failures.StoppedWithoutData, match=r'away\.png.*step 2,'):
+    loop.pretrain(
+      losing(run, 4, trained=trained), str(tmp_path), evaluate_fn=evaluate
+    )
+  assert checkpoint_lib.list_steps(tmp_path) == [2]
+  assert not (tmp_path / checkpoint_lib.FINISHED).exists()
+  assert loop.pretrain(run, str(tmp_path)).step == TOTAL
+
+
+def test_an_evaluation_that_cannot_read_is_owed(tmp_path, monkeypatch):
+  monkeypatch.setattr(retries, '_episode', retries._Episode())
+  monkeypatch.setattr(retries, 'limit', 0)
+  run = make_run(monitor={'knn_every': '3 steps'})
+  away = losing(run, 1).source
+
+  def fetch():
+    yield 1
+    for i in range(away.num_examples):
+      reading.read(away, i)
+
+  def evaluate(run, state, stop_fn):
+    with contextlib.suppress(features.GivenUp):
+      list(features._until_stopped(fetch(), stop_fn))
+      return {'knn_top1': 0.5}
+
+  with pytest.raises(failures.StoppedWithoutData, match='step 3,'):
+    loop.pretrain(run, str(tmp_path), evaluate_fn=evaluate)
+  newest = checkpoint_lib.load_encoder(tmp_path)
+  assert newest.step == 3 and 'evaluation_owed' in newest.passport['metrics']
 
 
 @pytest.mark.parametrize('part', ['params', 'model_state'])

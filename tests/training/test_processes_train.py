@@ -204,6 +204,61 @@ def test_every_example_is_judged_once(judged, name, module, section, tmp_path):
   assert 'top-1' not in outputs[name]
 
 
+# Process 1 reads fewer images of a split than it needs.
+_LOSE_DATA = """
+import dataclasses, itertools
+from simclr_jax import retries
+from simclr_jax.data import sources
+retries.limit = 1
+make, reads = sources.SOURCES['procedural'], itertools.count()
+def lose(data, split, **options):
+  source = make(data, split, **options)
+  def read(i):
+    if split.startswith({split!r}) and next(reads) >= {most}:
+      raise OSError(5, 'Input/output error', 'away.png')
+    return source.read(i)
+  return dataclasses.replace(source, read=read)
+sources.SOURCES['procedural'] = lose
+"""
+
+
+@pytest.mark.parametrize(
+  ('split', 'most', 'steps'),
+  [
+    ('train', 32 * 4, [4]),
+    ('train', 0, []),
+    # In the evaluation after step 3, at its first batch: all know at once.
+    ('test', 0, [3]),
+  ],
+)
+def test_all_stop_and_save_where_one_cannot_read(
+  runs, cache, tmp_path, split, most, steps
+):
+  workdir = tmp_path / 'run'
+  every = 3 if split == 'test' else 0
+  arguments = (
+    *TRAIN,
+    f'--workdir={workdir}',
+    '--config.checkpoint.every=1000 steps',
+    f'--config.monitor.knn_every={every} steps',
+    '--config.eval.batch_size=10',
+  )
+  before = {1: _LOSE_DATA.format(split=split, most=most)}
+  with Processes(
+    arguments, count=2, logs=tmp_path, cache=cache, before=before
+  ) as both:
+    assert both.codes() == [console.EXIT_STOPPED] * 2, both.log(1)[-3000:]
+    text = both.log(1)
+    assert 'Traceback' not in text + both.log(0)
+    assert len(re.findall('trying again', text)) == 1
+    (line,) = both.errors(1)
+    assert 'away.png' in line
+  assert checkpoint.list_steps(workdir) == steps
+  want = lines(runs[0] / 'one', 'loss')
+  for k, loss in lines(workdir, 'loss').items():
+    assert loss == pytest.approx(want[k], rel=1e-5)
+
+
 @pytest.fixture(scope='module')
 def faults(tmp_path_factory, cache):
   """(start, workdir) of a run that does not end by itself."""

@@ -234,6 +234,7 @@ def _read_tfrecord(
 
 
 def _read_array_record(spans: _Spans) -> ReadRecordFn:
+  record_files.forget()
   for path, wanted in zip(spans.paths, spans.in_file, strict=True):
     _check_count(path, record_files.count(path), wanted=int(wanted))
   return lambda span, record: record_files.read(spans.paths[span], record)
