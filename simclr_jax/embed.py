@@ -34,7 +34,7 @@ import time
 from absl import app, flags
 import jax
 
-from simclr_jax import console, flag_errors, multi_process, processes
+from simclr_jax import console, flag_errors, multi_process, processes, writes
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
   completion,
@@ -178,14 +178,11 @@ def _embed(
 
   def embed(stop_fn: computing.StopFn) -> completion.Embedded:
     embed_fn = growth.add if _ADD.value else embedding.embed
-    return embed_fn(
-      loaded,
-      found,
-      out=pathlib.Path(str(_OUT.value)),
-      options=options,
-      kind=kind,
-      stop_fn=stop_fn,
-    )
+    out = pathlib.Path(str(_OUT.value))
+    with writes.to(out):
+      return embed_fn(
+        loaded, found, out=out, options=options, kind=kind, stop_fn=stop_fn
+      )
 
   if jax.process_count() > 1:
     # A signal ends its process, the others notice; nothing complete is lost.

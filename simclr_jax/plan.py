@@ -25,7 +25,7 @@ import jax
 from ml_collections import config_flags
 
 from simclr_jax import config as config_lib
-from simclr_jax import console, flag_errors
+from simclr_jax import console, flag_errors, writes
 from simclr_jax.planning import planner, table
 from simclr_jax.planning import split as split_lib
 from simclr_jax.planning.plan import Plan
@@ -119,9 +119,7 @@ def write(plan: Plan, path: str) -> None:
     },
     **plan.to_json(),
   }
-  out = pathlib.Path(path)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_text(json.dumps(result, indent=2) + '\n')
+  writes.whole(path, json.dumps(result, indent=2) + '\n')
 
 
 def _is_installed(package: str) -> bool:

@@ -33,7 +33,7 @@ import sys
 from absl import app, flags
 import jax
 
-from simclr_jax import console, flag_errors, out_file
+from simclr_jax import console, flag_errors, out_file, writes
 from simclr_jax.data import names as names_lib
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
@@ -122,10 +122,11 @@ def main(argv: list[str]) -> int:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     _check_flags()
     embeddings = EmbeddingSet(pathlib.Path(str(_EMBEDDINGS.value)))
-    if _EVALUATE.value:
-      _evaluate(embeddings)
-    else:
-      _search(embeddings)
+    with writes.to(embeddings.folder):  # Where an index or a transform is kept.
+      if _EVALUATE.value:
+        _evaluate(embeddings)
+      else:
+        _search(embeddings)
   except OSError as error:
     return console.fail(error, code=console.EXIT_FAILED)
   except (ValueError, checkpoint.DamagedCheckpoint) as error:
@@ -300,7 +301,6 @@ def _evaluate(embeddings: EmbeddingSet) -> None:
     )
   if _OUT.value:
     path = pathlib.Path(_OUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, report)
     print(f'-> {path}', file=sys.stderr)
 

@@ -66,5 +66,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   except FileNotFoundError:
     return None
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    logging.warning('Ignoring the damaged cache %s (%s)', path, error)
+    refused = isinstance(error, OSError) and error.errno
+    what = 'which cannot be read now' if refused else 'which is damaged'
+    logging.warning('Not using %s, %s: %s', path, what, error)
     return None

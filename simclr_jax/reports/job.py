@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from simclr_jax import cards
+from simclr_jax import cards, writes
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.reports import (
   concerns,
@@ -156,17 +156,17 @@ def _write(
 ) -> epath.Path:
   """Page, pictures that are of use elsewhere, and the table as JSON."""
   folder = run.workdir / FOLDER
-  folder.mkdir(parents=True, exist_ok=True)
   for picture in made.pictures:
     if picture.in_folder:
-      (folder / f'{picture.name}.png').write_bytes(picture.png)
+      writes.whole(folder / f'{picture.name}.png', picture.png)
   if (combined := curves.combined(run)) is not None:
-    (folder / 'curves.png').write_bytes(combined)
+    writes.whole(folder / 'curves.png', combined)
   if comparison is not None:
-    (folder / 'comparison.json').write_text(
-      json.dumps(comparison.to_json(), indent=2) + '\n'
+    writes.whole(
+      folder / 'comparison.json',
+      json.dumps(comparison.to_json(), indent=2) + '\n',
     )
   file = folder / 'report.html'
   # Names of files and classes need not be valid text.
-  file.write_bytes(page.render(made).encode('utf-8', 'backslashreplace'))
+  writes.whole(file, page.render(made).encode('utf-8', 'backslashreplace'))
   return file

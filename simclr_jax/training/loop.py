@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from simclr_jax import processes
+from simclr_jax import processes, writes
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import (
   continuation,
@@ -211,7 +211,7 @@ def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
     path.unlink(missing_ok=True)
   else:
     try:
-      path.write_text(json.dumps({'step': finished_at}) + '\n')
+      writes.whole(path, json.dumps({'step': finished_at}) + '\n')
     except OSError as error:
       raise storage.StorageFailed(
         f'the run is complete and its last checkpoint saved, but {path} cannot '

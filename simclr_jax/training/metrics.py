@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
+from simclr_jax import writes
 from simclr_jax.training import line_file, storage
 from simclr_jax.training import steps as steps_lib
 
@@ -138,9 +139,7 @@ class MetricWriter:
       if self._remote:
         self._path.write_text(text)  # an object is replaced as a whole
       else:
-        new = self._path.with_name(FILE_NAME + '.new')
-        new.write_text(text)
-        new.replace(self._path)
+        writes.whole(self._path, text)
     return text
 
   def has(self, step: int, names: Iterable[str]) -> bool:
