@@ -15,7 +15,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import writes
-from simclr_jax.training import line_file, storage
+from simclr_jax.training import events, line_file, storage
 from simclr_jax.training import steps as steps_lib
 
 FILE_NAME = 'metrics.jsonl'
@@ -120,7 +120,10 @@ class MetricWriter:
         f'cannot write {self._path}: {storage.explain(self._path, error)}. '
         'Nothing has been trained by this command'
       ) from error
-    self._tensorboard = _make_tensorboard(workdir)
+    try:
+      self._tensorboard = _make_tensorboard(workdir)
+    except Exception as error:  # A broken installation is no reason either.
+      self._no_more_events(error)
 
   def _keep_until(self, start_step: int) -> str:
     """Rewrites the file without later lines; returns what stays."""
@@ -213,12 +216,15 @@ class MetricWriter:
       return
     try:
       action(self._tensorboard)
-    except Exception as error:  # clu wraps TensorFlow's errors in its own
-      self._tensorboard = None
-      steps_lib.shout(
-        'no more TensorBoard events in this run (metrics.jsonl goes on): '
-        f'{storage.explain(self._path.parent, error)}'
-      )
+    except Exception as error:
+      self._no_more_events(error)
+
+  def _no_more_events(self, error: Exception) -> None:
+    self._tensorboard = None
+    steps_lib.shout(
+      'no more TensorBoard events in this run (metrics.jsonl goes on): '
+      f'{storage.explain(self._path.parent, error)}'
+    )
 
 
 def _is_remote(path: epath.Path) -> bool:
@@ -242,6 +248,6 @@ def _make_tensorboard(workdir: epath.Path) -> Any:
   logging.info('TensorBoard events through TensorFlow %s', tf.__version__)
   from clu import metric_writers
 
-  return metric_writers.AsyncWriter(
-    metric_writers.SummaryWriter(os.fspath(workdir))
+  return events.EventWriter(
+    lambda: metric_writers.SummaryWriter(os.fspath(workdir))
   )
