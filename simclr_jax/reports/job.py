@@ -88,7 +88,7 @@ def make_report(
   judged, comparison = learnt.judge(run, labels_per_class=labels_per_class)
   found = None
   if ancestry.kind_of(run.passport).is_pretraining:
-    found = cards.check_recipe(run.workdir, step=run.loaded.step)
+    found = cards.check_recipe(run.workdir, passport=run.passport)
   logging.info('drawing')
   made = document.Document(
     f'{kind.title} {run.train.name}',
@@ -141,12 +141,24 @@ def _sections(
     *(
       document.Missing(heading, kind.left_out[heading])
       if heading in kind.left_out
-      else make()
+      else _made(heading, make)
       for heading, make in makers.items()
     ),
     recipe.recipe(run),
     recipe.data(run),
   )
+
+
+def _made(heading: str, make: Callable[[], _Part]) -> _Part:
+  """A section; why it is left out where a file of it has gone meanwhile."""
+  try:
+    return make()
+  except (OSError, ValueError) as error:
+    causes = writes.chain(error)
+    if not any(isinstance(each, OSError) for each in causes):
+      raise
+    logging.warning('%s is left out of the report: %s', heading, error)
+    return document.Missing(heading, f'a file cannot be read now: {error}')
 
 
 def _write(
