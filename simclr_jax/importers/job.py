@@ -286,5 +286,5 @@ def _write(
       checkpointer.wait()  # Closing would only report a save that fails.
   except checkpoint.SaveFailed as error:
     # The same command wants a new workdir.
-    shutil.rmtree(out / checkpoint.FOLDER, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
     raise writes.StorageFailed(f'{error}. {writes.REMEDY}') from error

@@ -196,7 +196,8 @@ def _open_workdir(path: epath.Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     storage.check_folder(path)
   except OSError as error:
-    raise ValueError(
+    kind = storage.StorageFailed if writes.is_full(error) else ValueError
+    raise kind(
       f'the workdir cannot be written: {storage.explain(path, error)}. Nothing '
       'has been trained; choose another --workdir or mend this one'
     ) from error
