@@ -16,7 +16,14 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from simclr_jax import compilation_cache, home, paths, processes, progress_bar
+from simclr_jax import (
+  compilation_cache,
+  home,
+  paths,
+  processes,
+  progress_bar,
+  writes,
+)
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
@@ -197,6 +204,8 @@ def raised_here(error: BaseException) -> bool:
   from the line of a library that asked for it.
   """
   if isinstance(error, OSError) and error.filename is not None:
+    return True
+  if isinstance(error, OSError) and writes.is_full(error):
     return True
   frames = traceback.extract_tb(error.__traceback__)
   package = pathlib.Path(__file__).resolve().parent

@@ -32,6 +32,7 @@ from simclr_jax import (
   flag_errors,
   out_file,
   section_flags,
+  writes,
 )
 from simclr_jax.retrieval import (
   atomic,
@@ -86,7 +87,9 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     _check_flags()
-    _run(EmbeddingSet(pathlib.Path(str(_EMBEDDINGS.value))))
+    embeddings = EmbeddingSet(pathlib.Path(str(_EMBEDDINGS.value)))
+    with writes.to(embeddings.folder):  # Where an index or a transform is kept.
+      _run(embeddings)
   except OSError as error:
     return console.fail(error, code=console.EXIT_FAILED)
   except ValueError as error:
@@ -139,7 +142,6 @@ def _run(embeddings: EmbeddingSet) -> None:
   report = duplicates.to_json(found, embeddings, threshold=threshold)
   if _OUT.value:
     path = pathlib.Path(_OUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, report)
     print(f'-> {path}', file=sys.stderr)
   if _SHEET.value and shown is not None:

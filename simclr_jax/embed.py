@@ -42,6 +42,7 @@ from simclr_jax import (
   multi_process,
   processes,
   section_flags,
+  writes,
 )
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
@@ -199,14 +200,11 @@ def _embed(
 
   def embed(stop_fn: computing.StopFn) -> completion.Embedded:
     embed_fn = growth.add if _ADD.value else embedding.embed
-    return embed_fn(
-      loaded,
-      found,
-      out=pathlib.Path(str(_OUT.value)),
-      options=options,
-      kind=kind,
-      stop_fn=stop_fn,
-    )
+    out = pathlib.Path(str(_OUT.value))
+    with writes.to(out):
+      return embed_fn(
+        loaded, found, out=out, options=options, kind=kind, stop_fn=stop_fn
+      )
 
   if jax.process_count() > 1:
     # A signal ends its process, the others notice; nothing complete is lost.

@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from simclr_jax import command_flags, console, flag_errors
+from simclr_jax import command_flags, console, flag_errors, writes
 from simclr_jax import config as config_lib
 from simclr_jax.planning import planner, table
 from simclr_jax.planning import split as split_lib
@@ -117,9 +117,7 @@ def write(plan: Plan, path: str) -> None:
     },
     **plan.to_json(),
   }
-  out = pathlib.Path(path)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_text(json.dumps(result, indent=2) + '\n')
+  writes.whole(path, json.dumps(result, indent=2) + '\n')
 
 
 def _is_installed(package: str) -> bool:

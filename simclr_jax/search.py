@@ -39,6 +39,7 @@ from simclr_jax import (
   flag_errors,
   out_file,
   section_flags,
+  writes,
 )
 from simclr_jax.data import names as names_lib
 from simclr_jax.data import pipeline
@@ -131,10 +132,11 @@ def main(argv: list[str]) -> int:
       raise ValueError(f'unknown arguments {" ".join(argv[1:])}')
     _check_flags()
     embeddings = EmbeddingSet(pathlib.Path(str(_EMBEDDINGS.value)))
-    if _EVALUATE.value:
-      _evaluate(embeddings)
-    else:
-      _search(embeddings)
+    with writes.to(embeddings.folder):  # Where an index or a transform is kept.
+      if _EVALUATE.value:
+        _evaluate(embeddings)
+      else:
+        _search(embeddings)
   except OSError as error:
     return console.fail(error, code=console.EXIT_FAILED)
   except (ValueError, checkpoint.DamagedCheckpoint) as error:
@@ -313,7 +315,6 @@ def _evaluate(embeddings: EmbeddingSet) -> None:
     )
   if _OUT.value:
     path = pathlib.Path(_OUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, report)
     print(f'-> {path}', file=sys.stderr)
 

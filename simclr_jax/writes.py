@@ -10,10 +10,13 @@ import contextlib
 import errno
 import os
 import shutil
+import uuid
+
+from etils import epath
 
 # Only a write fails with these, so a block that reads too may be wrapped.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_REMEDY = (
+REMEDY = (
   'Make room there or name another place, then run the same command again'
 )
 
@@ -23,9 +26,7 @@ class StorageFailed(OSError):
 
 
 @contextlib.contextmanager
-def to(
-  path: str | os.PathLike[str], *, remedy: str = _REMEDY
-) -> Iterator[None]:
+def to(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator[None]:
   """Names the place where a write of the block is refused.
 
   Libraries (Arrow, zipfile, NumPy, safetensors) raise errors without it.
@@ -45,8 +46,40 @@ def to(
     if not is_full(error):
       raise
     raise StorageFailed(
-      f'cannot write {os.fspath(path)}: {explain(path, error)}. {remedy}'
+      f'cannot write {os.fspath(path)}: {_cause(error)} ({space(path)}). '
+      f'{remedy}'
     ) from error
+
+
+def whole(path: str | os.PathLike[str], content: bytes | str) -> None:
+  """Writes a file that is there whole or not at all; makes its folder.
+
+  Raises:
+    StorageFailed: As `to`.
+    OSError: If the system refuses it for another reason.
+  """
+  data = content.encode() if isinstance(content, str) else content
+  with to(path):
+    if '://' in os.fspath(path):
+      epath.Path(path).write_bytes(data)  # An object is replaced as a whole.
+      return
+    target = os.path.realpath(path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.exists(target) and not os.path.isfile(target):
+      with open(target, 'wb') as file:  # A device or a pipe has no parts.
+        file.write(data)
+      return
+    folder, name = os.path.split(target)
+    hidden = os.path.join(folder, f'.{name[:99]}.{uuid.uuid4().hex}.tmp')
+    try:
+      with open(hidden, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(hidden, target)
+    finally:
+      if os.path.lexists(hidden):
+        os.unlink(hidden)
 
 
 def is_full(error: BaseException) -> bool:

@@ -107,6 +107,7 @@ def check_recipe(
   workdir: epath.PathLike,
   *,
   step: int | str | None = None,
+  passport: Mapping[str, Any] | None = None,
   cards: Sequence[card_lib.Card] | None = None,
   published: Sequence[card_lib.Published] | None = None,
 ) -> Verdict:
@@ -116,6 +117,8 @@ def check_recipe(
     workdir: Of the run.
     step: Of the checkpoint up to which it is judged, or 'best'; default: the
       newest.
+    passport: That of the checkpoint, where it has been read already: a run that
+      goes on saving may delete it meanwhile.
     cards: Default: those of the package.
     published: Default: those of the package.
 
@@ -125,7 +128,8 @@ def check_recipe(
     DamagedCheckpoint: If none is readable.
   """
   workdir = epath.Path(workdir)
-  passport = checkpoint.load_encoder(workdir, step=step).passport
+  if passport is None:
+    passport = checkpoint.load_encoder(workdir, step=step).passport
   kind = ancestry.kind_of(passport)
   if not kind.is_pretraining:
     raise ValueError(

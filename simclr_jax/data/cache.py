@@ -95,5 +95,7 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     if retries.may_pass(error):
       raise
-    logging.warning('Ignoring the damaged cache %s (%s)', path, error)
+    refused = isinstance(error, OSError) and error.errno
+    what = 'which cannot be read' if refused else 'which is damaged'
+    logging.warning('Not using %s, %s: %s', path, what, error)
     return None

@@ -11,6 +11,7 @@ import shutil
 from absl import logging
 
 from simclr_jax import config as config_lib
+from simclr_jax import writes
 from simclr_jax.data import parquet_writer
 from simclr_jax.data.sources import make_source
 
@@ -78,25 +79,38 @@ def run(
   partial = _claim(out)
   # All of them first: one that cannot be read is known before hours of work.
   sources = {name: make_source(data, split) for name, split in splits.items()}
-  partial.mkdir(parents=True)
-  for name, source in sources.items():
-    written = parquet_writer.write(
-      source,
-      partial,
-      split=name,
-      shard_bytes=shard_mb * 10**6,
-      shard_rows=rows_per_shard,
-      base=data.path,
-      origin={'source': data.source, 'name': data.name, 'split': splits[name]},
-    )
-    files = f'{len(written.paths)} file{"s" if len(written.paths) > 1 else ""}'
-    print(
-      f'{name}: {written.num_examples} pictures in {files}, '
-      f'{written.num_bytes / 1e6:.1f} MB',
-      flush=True,
-    )
-  partial.rename(out / _DATA)
+  try:
+    with writes.to(out):
+      partial.mkdir(parents=True)
+      for name, source in sources.items():
+        written = parquet_writer.write(
+          source,
+          partial,
+          split=name,
+          shard_bytes=shard_mb * 10**6,
+          shard_rows=rows_per_shard,
+          base=data.path,
+          origin={
+            'source': data.source,
+            'name': data.name,
+            'split': splits[name],
+          },
+        )
+        _say(name, written)
+      partial.rename(out / _DATA)
+  except Exception:
+    shutil.rmtree(partial, ignore_errors=True)  # The space may be needed.
+    raise
   return prepared
+
+
+def _say(name: str, written: parquet_writer.Written) -> None:
+  files = f'{len(written.paths)} file{"s" if len(written.paths) > 1 else ""}'
+  print(
+    f'{name}: {written.num_examples} pictures in {files}, '
+    f'{written.num_bytes / 1e6:.1f} MB',
+    flush=True,
+  )
 
 
 def overrides(before: config_lib.Config, after: config_lib.Config) -> str:

@@ -22,7 +22,7 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax import config as config_lib
-from simclr_jax import data, processes, section_flags
+from simclr_jax import data, processes, section_flags, writes
 from simclr_jax.data import Source, part
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
@@ -358,8 +358,9 @@ def make_report(
 def write_json(file: epath.Path, report: Report, *, hint: str = '') -> None:
   """Writes a report; OSError says which file, and what to do (`hint`)."""
   try:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n')
+    writes.whole(file, json.dumps(report, indent=2, allow_nan=False) + '\n')
+  except writes.StorageFailed:
+    raise
   except OSError as error:
     raise OSError(f'{file} cannot be written ({error}){hint}') from error
 
@@ -410,9 +411,13 @@ def write_report(
   if out is not None:
     return report
   # Not the run's own metrics.jsonl, which a running pretraining has open.
-  writer = metrics_lib.MetricWriter(
-    folder, primary=jax.process_index() == 0, start_step=sys.maxsize
-  )
+  try:
+    writer = metrics_lib.MetricWriter(
+      folder, primary=jax.process_index() == 0, start_step=sys.maxsize
+    )
+  except OSError as error:  # A log; the report is there.
+    logging.warning('no line in the log of evaluations: %s', error)
+    return report
   try:
     writer.write_scalars(
       subject.step, {f'{name}/{key}': v for key, v in scalars.items()}

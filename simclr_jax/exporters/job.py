@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import exporters
+from simclr_jax import exporters, writes
 from simclr_jax.exporters import description, pictures
 from simclr_jax.exporters.network import (
   ForwardFn,
@@ -71,7 +71,7 @@ def export(
     ExportDiffers: If a difference is above the threshold, or not finite.
     ValueError: If the format cannot express the network, or lacks a package.
   """
-  exporter = exporters.find_exporter(name)
+  exporters.find_exporter(name)
   options = options or Options()
   if ':/' in str(out):  # Of a bucket, a path has lost the second slash.
     raise ValueError(f'--out={out}: a local folder is wanted; copy it then')
@@ -86,6 +86,23 @@ def export(
   if not 0 < threshold < 1:
     raise ValueError(f'--threshold={threshold}: a number in (0, 1) is wanted')
   network = make_network(loaded, outputs=outputs)
+  with writes.to(out):
+    described, differences, num_bytes = _write(
+      network, name, out=out, threshold=threshold, options=options
+    )
+  return Exported(out, described, differences, num_bytes)
+
+
+def _write(
+  network: Network,
+  name: str,
+  *,
+  out: pathlib.Path,
+  threshold: float,
+  options: Options,
+) -> tuple[dict[str, Any], dict[str, dict[str, float]], int]:
+  """(description, differences, bytes) of the folder that is there then."""
+  exporter = exporters.find_exporter(name)
   out.parent.mkdir(parents=True, exist_ok=True)
   partial = out.parent / f'.{out.name}.partial-{os.getpid()}'
   shutil.rmtree(partial, ignore_errors=True)
@@ -111,7 +128,7 @@ def export(
     partial.rename(out)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-  return Exported(out, described, differences, num_bytes)
+  return described, differences, num_bytes
 
 
 def compare(

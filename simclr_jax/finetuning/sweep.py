@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import processes
+from simclr_jax import processes, writes
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import jobs, plots
 from simclr_jax.finetuning import config as finetune_lib
@@ -253,7 +253,7 @@ def _write(
   with processes.together():
     if jax.process_index() == 0:
       jobs.write_json(folder / RESULT, found)
-      (folder / PLOT).write_bytes(plots.to_png(curve.draw(found)))
+      writes.whole(folder / PLOT, plots.to_png(curve.draw(found)))
   return found
 
 

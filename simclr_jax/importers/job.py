@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 import flax
@@ -15,7 +17,7 @@ import jax
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import importers, models
+from simclr_jax import importers, models, writes
 from simclr_jax.data.source import Example, Source
 from simclr_jax.importers import matching, normalization, own
 from simclr_jax.importers.format import Contents, Format, Plan
@@ -273,13 +275,16 @@ def _write(
     out / checkpoint.FOLDER, config_lib.CheckpointConfig()
   )
   try:
-    checkpointer.save(
-      step,
-      {'step': np.asarray(step)},
-      encoder=arrays,
-      passport=passport,
-      metrics={},
-    )
-    checkpointer.wait()  # Closing would only report a save that fails.
-  finally:
-    checkpointer.close()
+    with contextlib.closing(checkpointer):
+      checkpointer.save(
+        step,
+        {'step': np.asarray(step)},
+        encoder=arrays,
+        passport=passport,
+        metrics={},
+      )
+      checkpointer.wait()  # Closing would only report a save that fails.
+  except checkpoint.SaveFailed as error:
+    # The same command wants a new workdir.
+    shutil.rmtree(out, ignore_errors=True)
+    raise writes.StorageFailed(f'{error}. {writes.REMEDY}') from error

@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from simclr_jax import cards
+from simclr_jax import cards, writes
 from simclr_jax.evaluation import comparison as comparison_lib
 from simclr_jax.evaluation import jobs
 from simclr_jax.reports import (
@@ -93,7 +93,7 @@ def make_report(
   judged, comparison = learnt.judge(run, labels_per_class=labels_per_class)
   found = None
   if ancestry.kind_of(run.passport).is_pretraining:
-    found = cards.check_recipe(run.workdir, step=run.loaded.step)
+    found = cards.check_recipe(run.workdir, passport=run.passport)
   logging.info('drawing')
   made = document.Document(
     f'{kind.title} {run.train.name}',
@@ -155,12 +155,24 @@ def _sections(
     *(
       document.Missing(heading, kind.left_out[heading])
       if heading in kind.left_out
-      else make()
+      else _made(heading, make)
       for heading, make in makers.items()
     ),
     recipe.recipe(run),
     recipe.data(run),
   )
+
+
+def _made(heading: str, make: Callable[[], _Part]) -> _Part:
+  """A section; why it is left out where a file of it has gone meanwhile."""
+  try:
+    return make()
+  except (OSError, ValueError) as error:
+    causes = writes.chain(error)
+    if not any(isinstance(each, OSError) for each in causes):
+      raise
+    logging.warning('%s is left out of the report: %s', heading, error)
+    return document.Missing(heading, f'a file cannot be read now: {error}')
 
 
 def _write(
@@ -170,17 +182,17 @@ def _write(
 ) -> epath.Path:
   """Page, pictures that are of use elsewhere, and the table as JSON."""
   folder = run.workdir / FOLDER
-  folder.mkdir(parents=True, exist_ok=True)
   for picture in made.pictures:
     if picture.in_folder:
-      (folder / f'{picture.name}.png').write_bytes(picture.png)
+      writes.whole(folder / f'{picture.name}.png', picture.png)
   if (combined := curves.combined(run)) is not None:
-    (folder / 'curves.png').write_bytes(combined)
+    writes.whole(folder / 'curves.png', combined)
   if comparison is not None:
-    (folder / 'comparison.json').write_text(
-      json.dumps(comparison.to_json(), indent=2) + '\n'
+    writes.whole(
+      folder / 'comparison.json',
+      json.dumps(comparison.to_json(), indent=2) + '\n',
     )
   file = folder / 'report.html'
   # Names of files and classes need not be valid text.
-  file.write_bytes(page.render(made).encode('utf-8', 'backslashreplace'))
+  writes.whole(file, page.render(made).encode('utf-8', 'backslashreplace'))
   return file

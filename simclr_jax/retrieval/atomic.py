@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from typing import Any
-import uuid
 
-
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-  """Writes under a hidden name, then renames."""
-  hidden = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
-  try:
-    with open(hidden, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(hidden, path)
-  finally:
-    hidden.unlink(missing_ok=True)
+from simclr_jax import writes
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Whole or not at all."""
-  text = json.dumps(value, indent=2, allow_nan=False) + '\n'
-  write_atomically(path, text.encode())
+  writes.whole(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from absl import logging
 
+from simclr_jax import writes
 from simclr_jax.data import cache
 from simclr_jax.data.names import printable
 from simclr_jax.data.sources import parquet_schema
@@ -173,7 +174,7 @@ def write_skipped(folder: pathlib.Path, bad: Sequence[tuple[str, str]]) -> None:
   with contextlib.suppress(OSError):
     if (folder / SKIPPED).read_bytes() == content:
       return
-  atomic.write_atomically(folder / SKIPPED, content)
+  writes.whole(folder / SKIPPED, content)
 
 
 def is_being_written(folder: pathlib.Path) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from simclr_jax.data.sources import parquet_schema
 from simclr_jax.retrieval import atomic, embedding_files, members, shards
 from simclr_jax.retrieval.identity import Identity
+from simclr_jax.training import damage
 
 _PLAIN = ('id', 'path', 'label')
 
@@ -220,7 +221,7 @@ class EmbeddingSet:
     try:
       table = file.read_row_group(group, columns=wanted, use_threads=False)
     except (OSError, arrow_error) as error:
-      parquet_schema.check_content(error, str(path))
+      damage.raise_refusal(path, error)
       # With more than one member nobody knows which pictures it was of.
       cure = (
         'delete it, and the same simclr_jax.embed command computes it again'

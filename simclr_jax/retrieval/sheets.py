@@ -6,14 +6,13 @@ import base64
 from collections.abc import Sequence
 import html
 import os
-import pathlib
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from simclr_jax import out_file
+from simclr_jax import out_file, writes
 from simclr_jax.data.names import printable
-from simclr_jax.retrieval import atomic, pictures
+from simclr_jax.retrieval import pictures
 
 SIDE = 128  # pixels of a picture
 FORMATS = ('.png', '.html')
@@ -112,9 +111,7 @@ def write(
     # Names need not be valid text.
     text = page(title, explanation, lines)
     content = text.encode('utf-8', 'backslashreplace')
-  file = pathlib.Path(path)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  atomic.write_atomically(file, content)
+  writes.whole(path, content)
 
 
 def draw(title: str, lines: Sequence[Line]) -> Image.Image:

@@ -22,8 +22,8 @@ import zipfile
 
 import numpy as np
 
-from simclr_jax import retries
-from simclr_jax.retrieval import atomic
+from simclr_jax import writes
+from simclr_jax.training import damage
 
 # Below it, as a share of the largest, a variance is rounding.
 _LEAST_VARIANCE = 1e-7
@@ -163,12 +163,11 @@ def save(fitted: Fitted, path: pathlib.Path, *, of: str) -> None:
     path: File; its folder is made.
     of: Digest of the embeddings it was fitted on.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
   buffer = io.BytesIO()
   arrays = {name: getattr(fitted, name) for name in _ARRAYS}
   texts = {'kind': np.array(fitted.kind), 'of': np.array(of)}
   np.savez(buffer, allow_pickle=False, **arrays, **texts)
-  atomic.write_atomically(path, buffer.getvalue())
+  writes.whole(path, buffer.getvalue())
 
 
 def load(
@@ -194,8 +193,7 @@ def load(
     ):
       values = {name: npz[name] for name in (*_ARRAYS, 'kind', 'of')}
   except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-    if retries.may_pass(error):
-      raise
+    damage.raise_refusal(path, error)
     raise ValueError(f'{path} is no transform: {error}; delete it') from error
   kind, fitted_on = str(values['kind']), str(values['of'])
   if fitted_on in earlier:

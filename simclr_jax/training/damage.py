@@ -31,6 +31,19 @@ class NotAsSaved(ValueError):
   """Content of a checkpoint that is known not to be what was written."""
 
 
+def raise_refusal(path: str | os.PathLike[str], error: BaseException) -> None:
+  """Raises an OSError if the system refused the reading of a file.
+
+  What a library raises for broken content may be an OSError too; it has no
+  number.
+  """
+  if isinstance(error, OSError) and error.errno and not _is_missing(error):
+    raise OSError(
+      f'{os.fspath(path)} cannot be read now: {error}; run the same command '
+      'again once that is mended'
+    ) from error
+
+
 def is_damage(error: BaseException) -> bool:
   """Whether a failed reading means that the files are not what was written.
 

@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from simclr_jax import paths, processes, retries
+from simclr_jax import paths, processes, retries, writes
 from simclr_jax.training import checkpoint as checkpoint_lib
 from simclr_jax.training import (
   continuation,
@@ -232,7 +232,8 @@ def _open_workdir(path: epath.Path) -> None:
   except OSError as error:
     if paths.explain(error):
       raise
-    raise ValueError(
+    kind = storage.StorageFailed if writes.is_full(error) else ValueError
+    raise kind(
       f'the workdir cannot be written: {storage.explain(path, error)}. Nothing '
       'has been trained; choose another --workdir or mend this one'
     ) from error
@@ -247,7 +248,7 @@ def _mark(workdir: epath.Path, *, finished_at: int | None) -> None:
     path.unlink(missing_ok=True)
   else:
     try:
-      path.write_text(json.dumps({'step': finished_at}) + '\n')
+      writes.whole(path, json.dumps({'step': finished_at}) + '\n')
     except OSError as error:
       raise storage.StorageFailed(
         f'the run is complete and its last checkpoint saved, but {path} cannot '

@@ -14,7 +14,8 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from simclr_jax.training import line_file, storage
+from simclr_jax import writes
+from simclr_jax.training import events, line_file, storage
 from simclr_jax.training import steps as steps_lib
 
 FILE_NAME = 'metrics.jsonl'
@@ -119,7 +120,10 @@ class MetricWriter:
         f'cannot write {self._path}: {storage.explain(self._path, error)}. '
         'Nothing has been trained by this command'
       ) from error
-    self._tensorboard = _make_tensorboard(workdir)
+    try:
+      self._tensorboard = _make_tensorboard(workdir)
+    except Exception as error:  # A broken installation is no reason either.
+      self._no_more_events(error)
 
   def _keep_until(self, start_step: int) -> str:
     """Rewrites the file without later lines; returns what stays."""
@@ -138,9 +142,7 @@ class MetricWriter:
       if self._remote:
         self._path.write_text(text)  # an object is replaced as a whole
       else:
-        new = self._path.with_name(FILE_NAME + '.new')
-        new.write_text(text)
-        new.replace(self._path)
+        writes.whole(self._path, text)
     return text
 
   def has(self, step: int, names: Iterable[str]) -> bool:
@@ -214,12 +216,15 @@ class MetricWriter:
       return
     try:
       action(self._tensorboard)
-    except Exception as error:  # clu wraps TensorFlow's errors in its own
-      self._tensorboard = None
-      steps_lib.shout(
-        'no more TensorBoard events in this run (metrics.jsonl goes on): '
-        f'{storage.explain(self._path.parent, error)}'
-      )
+    except Exception as error:
+      self._no_more_events(error)
+
+  def _no_more_events(self, error: Exception) -> None:
+    self._tensorboard = None
+    steps_lib.shout(
+      'no more TensorBoard events in this run (metrics.jsonl goes on): '
+      f'{storage.explain(self._path.parent, error)}'
+    )
 
 
 def _is_remote(path: epath.Path) -> bool:
@@ -243,6 +248,6 @@ def _make_tensorboard(workdir: epath.Path) -> Any:
   logging.info('TensorBoard events through TensorFlow %s', tf.__version__)
   from clu import metric_writers
 
-  return metric_writers.AsyncWriter(
-    metric_writers.SummaryWriter(os.fspath(workdir))
+  return events.EventWriter(
+    lambda: metric_writers.SummaryWriter(os.fspath(workdir))
   )

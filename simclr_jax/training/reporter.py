@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from simclr_jax import losses, models, progress_bar
-from simclr_jax.training import alarms, failures, recipe
+from simclr_jax.training import alarms, failures, recipe, storage
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import progress as progress_lib
 from simclr_jax.training import step as step_lib
@@ -124,8 +125,9 @@ class Reporter:
     wanted = step in self._trace_steps
     if wanted and not self._tracing:
       self.flush()
-      jax.profiler.start_trace(os.fspath(self._workdir / 'profile'))
-      self._tracing = True
+      with self._trace_or_warn():
+        jax.profiler.start_trace(os.fspath(self._workdir / 'profile'))
+        self._tracing = True
     elif self._tracing and not wanted:
       self.flush()
       self._stop_trace()
@@ -139,7 +141,18 @@ class Reporter:
   def _stop_trace(self) -> None:
     if self._tracing:
       self._tracing = False
-      jax.profiler.stop_trace()
+      with self._trace_or_warn():
+        jax.profiler.stop_trace()
+
+  @contextlib.contextmanager
+  def _trace_or_warn(self) -> Iterator[None]:
+    """A trace that cannot be made or written ends nothing but itself."""
+    try:
+      yield
+    except Exception as error:
+      self._trace_steps = range(0)
+      place = self._workdir / 'profile'
+      logging.warning('no trace: %s', storage.explain(place, error))
 
   def _report(self, pending: _Pending) -> None:
     step, resolved = pending.step, self._run.resolved

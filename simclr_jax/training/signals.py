@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import os
 import signal
-import sys
 import threading
 import time
 import types
@@ -17,6 +16,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from simclr_jax import progress_bar
 from simclr_jax.training import mesh as mesh_lib
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -133,8 +133,7 @@ class StopRequest:
     elif now - first > _SAME_SECONDS:
       # Not sys.exit: an exception could be swallowed by whatever the main
       # thread is in, and exit handlers would wait for the checkpoint.
-      print(f'{name} again: exit without a checkpoint', file=sys.stderr)
-      sys.stderr.flush()
+      progress_bar.say(f'{name} again: exit without a checkpoint')
       os._exit(128 + number)
 
 

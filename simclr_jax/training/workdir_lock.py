@@ -25,7 +25,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from simclr_jax import processes
+from simclr_jax import processes, writes
 from simclr_jax.training import steps as steps_lib
 
 FILE_NAME = 'run.lock'
@@ -134,10 +134,11 @@ def _hold_by_system(path: epath.Path, token: str) -> Iterator[CheckFn]:
       with hold_by_refreshing(path, token) as check:
         yield check
       return
-    file.truncate(0)
-    file.write(json.dumps(_owner(token)) + '\n')
-    file.flush()
-    os.fsync(file.fileno())
+    with writes.to(path):
+      file.truncate(0)
+      file.write(json.dumps(_owner(token)) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
     yield _nothing
 
 

@@ -13,14 +13,13 @@ import functools
 import hashlib
 import os
 from typing import NamedTuple
-import uuid
 
 from absl import logging
 from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import retries
+from simclr_jax import retries, writes
 from simclr_jax.data import cache, deep_images, plain_image
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
@@ -331,15 +330,10 @@ def _write_skipped(
   elif not skipped:
     return
   lines += [f'{printable(name)}\t{reason}' for name, reason in skipped]
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Every host writes it: each a file of its own, put in place whole.
-  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
   try:
-    temporary.write_text(''.join(f'{line}\n' for line in lines))
-    temporary.replace(path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
+    writes.whole(path, ''.join(f'{line}\n' for line in lines))
+  except OSError as error:  # The log has said how many there are.
+    logging.warning('the skipped files are not listed: %s', error)
 
 
 def _check(
