@@ -86,8 +86,8 @@ def make(
   """Source of a split of arrays, or of a part such as 'train[:80%]'.
 
   Args:
-    data: Reads `path` and, because the classes of both splits are numbered
-      together, `train_split` and `test_split`; `label_key` '' ignores labels.
+    data: Reads `path` and, because a class may be missing from a held-out
+      split, `train_split`; `label_key` '' ignores labels.
     split: See the top of this file.
     workdir: Where the fingerprint of a large array is kept.
 
@@ -189,16 +189,14 @@ def _count_classes(
   name: str,
   labels: np.ndarray,
 ) -> int:
-  """Of this and both splits that the config names, so that they agree."""
+  """Of this and the training split; what is held out does not change that."""
   largest = int(labels.max())
-  for other in (data.train_split, data.test_split):
-    key = other.split('[')[0].strip()
-    if key == name or key not in splits or not data.label_key:
-      continue
-    if place := splits[key].labels:
-      found = arrays_layout.load(place)
-      if found.size and found.dtype.kind in 'iu':
-        largest = max(largest, int(found.max()))
+  key = data.train_split.split('[')[0].strip()
+  place = splits[key].labels if key in splits and key != name else None
+  if place and data.label_key:
+    found = arrays_layout.load(place)
+    if found.size and found.dtype.kind in 'iu':
+      largest = max(largest, int(found.max()))
   if largest >= MAX_CLASSES:
     raise ValueError(
       f'{data.path} has the label {largest}; labels number the classes from 0, '

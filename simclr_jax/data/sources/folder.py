@@ -23,7 +23,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.data import cache, deep_images, plain_image
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
-from simclr_jax.data.sources import folder_scan, folder_split
+from simclr_jax.data.sources import folder_classes, folder_scan, folder_split
 
 SKIPPED_FILE = 'skipped_files.txt'
 _SHOWN = 5  # entries of a list in a message
@@ -107,7 +107,7 @@ def _look(
   listing = folder_scan.list_pictures(root)
   classes: tuple[str, ...] = ()
   if data.labels_from == 'folders':
-    classes = _find_classes(data, part.folder, listing.pictures)
+    classes = folder_classes.find(data, part.folder, listing.pictures)
   files = folder_scan.scan(
     root, listing.pictures, cache_folder=cache.folder(workdir)
   )
@@ -126,7 +126,8 @@ def _look(
     )
   numbers = {name: number for number, name in enumerate(classes)}
   labels = [
-    numbers[f.path.split('/')[0]] if classes else NO_LABEL for f in readable
+    numbers[folder_classes.name_of(f.path)] if classes else NO_LABEL
+    for f in readable
   ]
   name = _join(data.path, split)
   deep_images.check_range(name, _highest(readable), bits=data.bits)
@@ -245,7 +246,7 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
     field = 'config.data.path' if not part.folder else 'the split'
     there = ''
     if os.path.isdir(data.path):
-      names = _subfolders(data.path)[:_SHOWN]
+      names = folder_classes.subfolders(data.path)[:_SHOWN]
       there = (
         f'; {data.path} has the sub-folders {names}'
         if names
@@ -265,53 +266,6 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
       "set config.data.test_split=''"
     )
   return root
-
-
-def _subfolders(folder: str) -> list[str]:
-  """Names of the folders in a folder, hidden ones left out, by their bytes."""
-  with os.scandir(folder) as entries:
-    names = [
-      entry.name
-      for entry in entries
-      if folder_scan.is_folder(entry) and not entry.name.startswith('.')
-    ]
-  return sorted(names, key=os.fsencode)
-
-
-def _find_classes(
-  data: config_lib.DataConfig, folder: str, pictures: Sequence[str]
-) -> tuple[str, ...]:
-  """Class names: the first level of folders of this and both named splits.
-
-  Taken together, so that a class missing from one split does not shift the
-  numbers of the others.
-  """
-  root = _join(data.path, folder)
-  if loose := [path for path in pictures if '/' not in path]:
-    raise ValueError(
-      f"config.data.labels_from = 'folders', but {len(loose)} pictures lie "
-      f'directly in {root} and so have no class, e.g. {printable(loose[0])}'
-    )
-  names = set(_subfolders(root))
-  # With '' for a split its sub-folders would be the splits themselves.
-  named = {
-    folder_split.parse(split).folder
-    for split in (data.train_split, data.test_split)
-  }
-  for other in named - {'', folder}:
-    if folder and os.path.isdir(_join(data.path, other)):
-      names |= set(_subfolders(_join(data.path, other)))
-  classes = tuple(sorted(names, key=os.fsencode))
-  present = {path.split('/')[0] for path in pictures}
-  if absent := [name for name in classes if name not in present]:
-    logging.warning(
-      '%d of %d classes have no picture in %s, e.g. %s',
-      len(absent),
-      len(classes),
-      root,
-      absent[:_SHOWN],
-    )
-  return classes
 
 
 def _write_skipped(

@@ -117,13 +117,14 @@ def make(
   rows = np.arange(part.start - first, part.stop - first)
   table, skipped, crcs = _take(touched, indices, rows, bits=data.bits)
   _check_skipped(data, split, skipped, total=len(part))
-  others = [
-    file
+  train, test = (
+    files
+    if (key := other.split('[')[0].strip()) == name
+    else parquet_files.open_all(root, splits.get(key, ()), data=data)
     for other in (data.train_split, data.test_split)
-    if (key := other.split('[')[0].strip()) != name and key in splits
-    for file in parquet_files.open_all(root, splits[key], data=data)
-  ]
-  classes = parquet_files.find_classes([*files, *others])
+  )
+  parquet_files.check_classes([*files, *train, *test])
+  classes = parquet_files.find_classes([*files, *train])
   if (table.label == NO_LABEL).all():
     classes = parquet_files.Classes(0, ())
   _check_labels(table, classes)

@@ -85,7 +85,7 @@ def make(
     span, record = locate(i)
     return f'{os.path.basename(spans.paths[span])} record {record}'
 
-  if np.dtype(builder.info.features[data.image_key].np_dtype) == np.uint16:
+  if not features.plain:
     highest = _sample_highest(
       int(spans.take.sum()), lambda i: read_record(*locate(i)), features
     )
