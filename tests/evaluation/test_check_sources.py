@@ -111,7 +111,7 @@ def _tfds(monkeypatch, parts):
   for name, value in {
     '_load_builder': lambda data: None,
     '_find_features': lambda builder, data: features,
-    '_find_spans': lambda builder, split: spans,
+    '_find_spans': lambda builder, split, data: spans,
     '_make_reader': lambda builder, spans, workdir: None,
     '_fingerprint': lambda *args, tag: str(parts),
   }.items():

@@ -14,7 +14,6 @@ left out. Files .npy are mapped into memory and so may be larger than it; an
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import os
@@ -24,7 +23,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import cache
+from simclr_jax.data import cache, split_names
 from simclr_jax.data.progress import Progress
 from simclr_jax.data.source import MAX_CLASSES, NO_LABEL, Example, Source
 from simclr_jax.data.sources import arrays_layout, slices
@@ -95,15 +94,8 @@ def make(
     ValueError: If a file or split is missing or damaged, or arrays are of the
       wrong type, shape or length.
   """
-  splits = arrays_layout.find_splits(data.path)
+  splits = check_split(data, split)
   name = split.split('[')[0].strip()
-  if name not in splits:
-    close = difflib.get_close_matches(name, splits, n=1)
-    hint = f' (did you mean {close[0]!r}?)' if close else ''
-    raise ValueError(
-      f'split {name!r} is not in {data.path}{hint}; it has '
-      f"{', '.join(splits)}, and parts such as 'train[:80%]'"
-    )
   place = splits[name].images
   images = _check_images(arrays_layout.load(place), place)
   labels = _read_labels(splits[name], data=data, count=len(images))
@@ -125,6 +117,22 @@ def make(
     example_id=pictures.example_id,
     fingerprint=_fingerprint(pictures, num_classes, cache.folder(workdir)),
   )
+
+
+def check_split(
+  data: config_lib.DataConfig, split: str
+) -> dict[str, arrays_layout.Split]:
+  """All splits; raises ValueError where there is no such split."""
+  splits = arrays_layout.find_splits(data.path)
+  name = split.split('[')[0].strip()
+  if name not in splits:
+    advice = split_names.advice(data, split, splits)
+    raise ValueError(
+      f'split {name!r} is not in {data.path}; it has '
+      f"{', '.join(splits)}, and parts such as 'train[:80%]'"
+      + (f'; {advice}' if advice else '')
+    )
+  return splits
 
 
 def _check_images(images: np.ndarray, place: arrays_layout.Place) -> np.ndarray:

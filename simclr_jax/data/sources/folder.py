@@ -20,7 +20,13 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import cache, deep_images, plain_image
+from simclr_jax.data import (
+  cache,
+  deep_images,
+  other_files,
+  plain_image,
+  split_names,
+)
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
 from simclr_jax.data.sources import folder_classes, folder_scan, folder_split
@@ -119,6 +125,8 @@ def _look(
   if workdir:
     _write_skipped(workdir, root, skipped)
   _check(data, root, files=files, skipped=skipped, ignored=listing.ignored)
+  if split == data.train_split and data.test_split:
+    _say_left_out(data)
   if not readable:
     raise ValueError(
       f'split {split!r} takes none of the {len(files)} pictures in {root}; '
@@ -242,16 +250,24 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
       f'config.data.path = {data.path!r}: a folder must be local or mounted; '
       'for remote storage prepare a TFDS data set'
     )
+  if os.path.isfile(root):
+    advice = other_files.of_file(root)
+    raise ValueError(
+      f'{root} is a file; config.data.path must name a folder of images'
+      + (f'; {advice}' if advice else '')
+    )
   if not os.path.isdir(root):
     field = 'config.data.path' if not part.folder else 'the split'
     there = ''
     if os.path.isdir(data.path):
-      names = folder_classes.subfolders(data.path)[:_SHOWN]
+      names = folder_classes.subfolders(data.path)
       there = (
-        f'; {data.path} has the sub-folders {names}'
+        f'; {data.path} has the sub-folders {names[:_SHOWN]}'
         if names
         else (f'; {data.path} has no sub-folders')
       )
+      if advice := split_names.advice(data, split, names):
+        there += f'; {advice}'
     raise ValueError(
       f'{root} is not a folder; {field} must name one (for a folder a split is '
       f"a sub-folder, or '' for all of config.data.path, or a part such as "
@@ -266,6 +282,39 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
       "set config.data.test_split=''"
     )
   return root
+
+
+def check_split(data: config_lib.DataConfig, split: str) -> None:
+  """Raises ValueError where there is no such split."""
+  _find_root(data, split)
+
+
+def _say_left_out(data: config_lib.DataConfig) -> None:
+  """Warns of images beside the folders of the splits."""
+  named = {
+    folder_split.parse(split).folder.split('/')[0]
+    for split in (data.train_split, data.test_split)
+  }
+  if '' in named:
+    return
+  folders = [
+    f'{name}/'
+    for name in folder_classes.subfolders(data.path)
+    if name not in named and folder_classes.holds_image(data.path, name)
+  ]
+  with os.scandir(data.path) as entries:
+    loose = sum(folder_scan.is_picture(e.name) for e in entries if e.is_file())
+  if loose:
+    folders.append(f'{loose} images directly in it')
+  if folders:
+    logging.warning(
+      '%s: left out, because no split names them: %s; move them into a folder '
+      'that config.data.train_split or test_split names (%s)',
+      data.path,
+      printable(', '.join(folders[:_SHOWN]))
+      + (f' and {len(folders) - _SHOWN} more' if len(folders) > _SHOWN else ''),
+      ', '.join(sorted(named)),
+    )
 
 
 def _write_skipped(
@@ -305,11 +354,21 @@ def _check(
   examples = '\n'.join(
     f'  {printable(path)}: {reason}' for path, reason in skipped[:_SHOWN]
   )
+  advice = other_files.advise(root, sorted(ignored, key=lambda e: -ignored[e]))
   if len(skipped) == len(files):
     others = f'; other files: {_counts(ignored)}' if ignored else ''
     raise ValueError(
       f'no picture that can be read in {root} ({len(files)} files end in '
-      f'{", ".join(folder_scan.EXTENSIONS)}{others})\n{examples}'.rstrip()
+      f'{", ".join(folder_scan.EXTENSIONS)}{others})\n{advice}\n'
+      f'{examples}'.rstrip()
+    )
+  images = {e: n for e, n in ignored.items() if e in other_files.IMAGES}
+  if images:
+    logging.warning(
+      '%s: %s are left out; %s',
+      root,
+      _counts(images),
+      other_files.advise(root, images),
     )
   if len(skipped) > data.max_bad_fraction * len(files):
     raise ValueError(

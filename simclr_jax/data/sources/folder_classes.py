@@ -38,7 +38,9 @@ def find(
   if loose := [path for path in pictures if '/' not in path]:
     raise ValueError(
       f"config.data.labels_from = 'folders', but {len(loose)} pictures lie "
-      f'directly in {root} and so have no class, e.g. {printable(loose[0])}'
+      f'directly in {root} and so have no class, e.g. {printable(loose[0])}; '
+      'move them into class folders, or read no classes: '
+      '--config.data.labels_from=none'
     )
   own = {name_of(path) for path in pictures}
   train, test = (

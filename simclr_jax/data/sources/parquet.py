@@ -104,7 +104,7 @@ def make(
   del workdir
   root, splits = parquet_layout.find(data.path)
   name, named = split.split('[')[0].strip(), os.path.join(data.path, split)
-  chosen = parquet_layout.choose(data.path, splits, name=name)
+  chosen = parquet_layout.choose(data, splits, split=split)
   files = parquet_files.open_all(root, chosen, data=data)
   total = sum(file.num_rows for file in files)
   _, part = slices.parse(split, {name: total})
@@ -140,6 +140,12 @@ def make(
     class_names=classes.names,
     skipped=skipped,
   )
+
+
+def check_split(data: config_lib.DataConfig, split: str) -> None:
+  """Raises ValueError where there is no such split."""
+  _, splits = parquet_layout.find(data.path)
+  parquet_layout.choose(data, splits, split=split)
 
 
 def _touched(
