@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError, WebPImagePlugin
 
-from simclr_jax.data import image_header, png_chunks
+from simclr_jax.data import image_header, other_files, png_chunks
 
 # What Pillow tries; it loads plug-ins beyond the commonest only when asked.
 # JPEG covers the multi-picture files of cameras, which it then calls 'MPO'.
@@ -141,8 +141,10 @@ def open_image(data: bytes) -> Image.Image:
   except UnidentifiedImageError as error:
     # Pillow names the buffer, by its address.
     known = f'{", ".join(FORMATS[:-1])} or {FORMATS[-1]}'
+    other = other_files.format_of(data)
     raise UnidentifiedImageError(
       f'cannot identify the picture as {known}'
+      + (f': it is {other}, which has to be converted' if other else '')
     ) from error
   except Image.DecompressionBombError as error:
     raise image_header.too_large(error) from error

@@ -17,13 +17,15 @@ def rank_of_class(scores_bxK: jax.Array, label_bx1: jax.Array) -> jax.Array:
     label_bx1: i32 [..., b, 1], broadcast against the leading axes.
 
   Returns:
-    i32 [..., b], 0 where the prediction is right.
+    i32 [..., b], 0 where the prediction is right; K for a label of K or above,
+    a class that nothing was fitted to.
   """
   label_bx1 = jnp.broadcast_to(label_bx1, (*scores_bxK.shape[:-1], 1))
   own_bx1 = jnp.take_along_axis(scores_bxK, label_bx1, axis=-1)
   lower = jnp.arange(scores_bxK.shape[-1]) < label_bx1
   above = (scores_bxK > own_bx1) | ((scores_bxK == own_bx1) & lower)
-  return jnp.sum(above, axis=-1, dtype=jnp.int32)
+  unknown_bx1 = label_bx1 >= scores_bxK.shape[-1]
+  return jnp.sum(above | unknown_bx1, axis=-1, dtype=jnp.int32)
 
 
 def in_top5(rank_n: np.ndarray, occurring: Occurring) -> np.ndarray | None:

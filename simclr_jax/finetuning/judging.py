@@ -151,10 +151,12 @@ def score(
 
 
 def nll(logits_nxK: np.ndarray, label_n: np.ndarray) -> np.ndarray:
-  """Cross-entropy [n] in float64, nats."""
+  """Cross-entropy [n] in float64, nats; infinite for a class beyond K."""
   logits = logits_nxK.astype(np.float64)
   logits -= logits.max(1, keepdims=True)
-  own = logits[np.arange(len(label_n)), label_n]
+  known_n = label_n < logits.shape[1]
+  own = np.full(len(label_n), -np.inf)
+  own[known_n] = logits[known_n, label_n[known_n]]
   return np.asarray(np.log(np.exp(logits).sum(1)) - own)
 
 

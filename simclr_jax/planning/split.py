@@ -106,12 +106,14 @@ def stand_in(split: Split) -> Source:
 
 def _open(config: config_lib.Config) -> Source:
   try:
-    return data.make_source(config.data, config.data.train_split)
+    source = data.make_source(config.data, config.data.train_split)
   except ValueError as error:
     raise ValueError(
       f'{error}\n(a plan needs no data: --num_examples, and --num_classes if '
       'there are labels, say all that it must know)'
     ) from error
+  data.check_held_out(config.data)
+  return source
 
 
 def _is_prepared(section: config_lib.DataConfig) -> bool:

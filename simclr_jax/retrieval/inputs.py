@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from simclr_jax import config as config_lib
 from simclr_jax import data, paths, retries, section_flags
+from simclr_jax.data import other_files
 from simclr_jax.data.sources import folder_scan
 
 _NAMED = ('digits', 'procedural')
@@ -116,9 +117,10 @@ def _divide(text: str) -> tuple[str, str]:
   if retries.is_file(text):
     extension = os.path.splitext(text)[1].lower()
     if extension not in _OF_FILE:
+      advice = other_files.of_file(text)
       raise ValueError(
         f'--input={text} is a file; a folder of pictures, an .npz of arrays or '
-        'a .parquet of pictures is wanted'
+        'a .parquet of pictures is wanted' + (f'; {advice}' if advice else '')
       )
     return _OF_FILE[extension], os.path.abspath(text)
   if retries.is_dir(text):
@@ -145,10 +147,12 @@ def _kind_of_folder(path: str) -> str:
       f'--input={path} holds several kinds of files, and to take one silently '
       f'would leave out the others: say {options}'
     )
+  advice = other_files.advise(path, listing.ignored)
   raise ValueError(
     f'--input={path} holds neither pictures '
     f'({", ".join(folder_scan.EXTENSIONS)}) nor .parquet, .npz or .npy; a TFDS '
     f'data set is named: --input=tfds:NAME --data_dir={path}'
+    + (f'; {advice}' if advice else '')
   )
 
 

@@ -147,6 +147,7 @@ def make_run(
     source = data.make_source(
       config.data, config.data.train_split, workdir=workdir
     )
+    data.check_held_out(config.data)
   return assemble(
     Run,
     config,

@@ -105,11 +105,15 @@ def test_labels_may_be_absent_or_unwanted(tmp_path):
   assert _make(tmp_path, 'other').num_classes == 4
 
 
-def test_classes_are_counted_over_both_splits(tmp_path):
+def test_classes_are_counted_with_those_of_training(tmp_path):
   np.savez(tmp_path / 'train.npz', images=IMAGES, labels=LABELS % 2)
   np.savez(tmp_path / 'test.npz', images=IMAGES, labels=LABELS)
-  assert _make(tmp_path).num_classes == 4
-  assert _make(tmp_path, test_split='').num_classes == 2
+  before = _make(tmp_path)
+  assert before.num_classes == 2 and _make(tmp_path, 'test').num_classes == 4
+  np.savez(tmp_path / 'test.npz', images=IMAGES, labels=LABELS * 0)
+  assert _make(tmp_path, 'test').num_classes == 2
+  # What is held out does not change what is trained.
+  assert _make(tmp_path).fingerprint == before.fingerprint
 
 
 @pytest.mark.parametrize('grey', [GREY, GREY[..., None]])

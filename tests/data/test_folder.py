@@ -439,7 +439,7 @@ def test_fingerprint_moves_with_the_folder_but_not_with_contents(tmp_path):
   assert labelled != one
 
 
-def test_classes_are_numbered_over_both_splits(tmp_path):
+def test_classes_of_training_are_numbered_first(tmp_path):
   for name in ('train/ant/a.png', 'train/cat/deep/b.png', 'train/dog/c.png'):
     _png(tmp_path / 'd' / name)
   _png(tmp_path / 'd/test/bee/a.png')
@@ -451,10 +451,56 @@ def test_classes_are_numbered_over_both_splits(tmp_path):
   }
   train = _make(tmp_path / 'd', 'train', **fields)
   test = _make(tmp_path / 'd', 'test', **fields)
-  assert train.class_names == test.class_names == ('ant', 'bee', 'cat', 'dog')
-  assert [train.read(i).label for i in range(3)] == [0, 2, 3]
-  assert [test.read(i).label for i in range(2)] == [1, 3]
-  assert train.num_classes == 4
+  assert train.class_names == ('ant', 'cat', 'dog')
+  assert test.class_names == ('ant', 'cat', 'dog', 'bee')
+  assert [train.read(i).label for i in range(3)] == [0, 1, 2]
+  assert [test.read(i).label for i in range(2)] == [3, 2]
+  assert (train.num_classes, test.num_classes) == (3, 4)
+  # What is held out does not change what is trained.
+  _png(tmp_path / 'd/test/aaa/new.png')
+  assert _make(tmp_path / 'd', 'train', **fields).fingerprint == (
+    train.fingerprint
+  )
+  test = _make(tmp_path / 'd', 'test', **fields)
+  assert test.class_names == ('ant', 'cat', 'dog', 'aaa', 'bee')
+
+
+def test_a_folder_without_an_image_is_no_class(tmp_path, monkeypatch):
+  said: list[str] = []
+  monkeypatch.setattr(
+    'simclr_jax.data.sources.folder_classes.logging.warning',
+    lambda text, *args: said.append(text % args),
+  )
+  for name in ('train/ant/a.png', 'train/bee/a.png', 'test/ant/a.png'):
+    _png(tmp_path / 'd' / name)
+  for name in ('train/notes', 'train/__MACOSX/bee', 'test/bee', 'test/.hidden'):
+    (tmp_path / 'd' / name).mkdir(parents=True)
+  (tmp_path / 'd/train/notes/readme.txt').write_text('x')
+  (tmp_path / 'd/train/__MACOSX/bee/._a.png').write_text('x')
+  fields = {
+    'labels_from': 'folders',
+    'train_split': 'train',
+    'test_split': 'test',
+  }
+  train = _make(tmp_path / 'd', 'train', **fields)
+  assert train.class_names == ('ant', 'bee') and train.num_classes == 2
+  (line,) = said
+  assert 'no class, because without an image: __MACOSX, notes in' in line
+  assert _make(tmp_path / 'd', 'test', **fields).class_names == ('ant', 'bee')
+  assert len(said) == 2 and 'no picture in' in said[1] and 'bee' in said[1]
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
+  """Linux and Windows compose accents, some macOS disks decompose them."""
+  for name in ('train/\xe9/a.png', 'train/z/a.png', 'test/e\u0301/a.png'):
+    _png(tmp_path / 'd' / name)
+  fields = {
+    'labels_from': 'folders',
+    'train_split': 'train',
+    'test_split': 'test',
+  }
+  test = _make(tmp_path / 'd', 'test', **fields)
+  assert test.class_names == ('z', '\xe9') and test.read(0).label == 1
 
 
 def _parts(root, *splits, **fields):

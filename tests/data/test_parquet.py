@@ -228,12 +228,34 @@ def test_img_column_of_the_hub(tmp_path):
     _make(tmp_path, image_key='imge')
 
 
-def test_labels_without_names_count_over_both_splits(tmp_path):
+def test_labels_without_names_are_counted_with_those_of_training(tmp_path):
   _write(tmp_path / 'train.parquet', PICTURES[:3], [0, 1, 0], names=None)
   _write(tmp_path / 'test.parquet', PICTURES[:2], [4, 0], names=None)
-  assert [_make(tmp_path, s).num_classes for s in ('train', 'test')] == [5, 5]
-  assert _make(tmp_path, 'train[:1]').num_classes == 5
-  assert _make(tmp_path, test_split='').num_classes == 2
+  assert [_make(tmp_path, s).num_classes for s in ('train', 'test')] == [2, 5]
+  assert _make(tmp_path, 'train[:1]').num_classes == 2
+  _write(tmp_path / 'test.parquet', PICTURES[:2], [0, 0], names=None)
+  assert _make(tmp_path, 'test').num_classes == 2
+
+
+def test_what_is_held_out_does_not_change_what_is_trained(tmp_path):
+  _write(tmp_path / 'train.parquet', PICTURES[:2], [0, 1], names=['b', 'c'])
+  found = []
+  # The second as `prepare` writes a class that only the test split has.
+  for names in (['b', 'c'], ['b', 'c', 'a']):
+    _write(tmp_path / 'test.parquet', PICTURES[:2], [1, 0], names=names)
+    assert _make(tmp_path, 'test').class_names == tuple(names)
+    found.append(_make(tmp_path))
+  first, second = found
+  assert first.fingerprint == second.fingerprint
+  assert second.class_names == ('b', 'c')
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
+  for split, name in (('train', '\xe9'), ('test', 'e\u0301')):
+    _write(
+      tmp_path / f'{split}.parquet', PICTURES[:2], [0, 1], names=['a', name]
+    )
+    assert _make(tmp_path, split).class_names == ('a', '\xe9')
 
 
 def test_unlabelled(tmp_path):

@@ -102,7 +102,7 @@ def _tfds(monkeypatch, parts):
   shards, skip, take = zip(*parts, strict=True)
   spans = tfds_source._Spans(
     paths=[f'/data/x-train.tfrecord-0000{s}-of-00002' for s in shards],
-    sizes=[1] * len(parts),
+    stamps=[(1,)] * len(parts),
     skip=np.array(skip),
     take=np.array(take),
     in_file=np.full(len(parts), 10),
@@ -111,9 +111,9 @@ def _tfds(monkeypatch, parts):
   for name, value in {
     '_load_builder': lambda data: None,
     '_find_features': lambda builder, data: features,
-    '_find_spans': lambda builder, split: spans,
+    '_find_spans': lambda builder, split, data: spans,
     '_make_reader': lambda builder, spans, workdir: None,
-    '_fingerprint': lambda *args: str(parts),
+    '_fingerprint': lambda *args, tag: str(parts),
   }.items():
     monkeypatch.setattr(tfds_source, name, value)
   return _make('tfds', 'any', name='x')[0]

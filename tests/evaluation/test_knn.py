@@ -191,3 +191,19 @@ def test_refuses_training_images_as_queries(blobs, mesh):
   train, _ = blobs
   with pytest.raises(ValueError, match='the same examples'):
     knn.knn_accuracy(train, train, CONFIG, mesh=mesh)
+
+
+def test_images_of_a_class_that_only_the_test_split_has_are_wrong(blobs, mesh):
+  train, test = blobs
+  labels = np.where(np.arange(len(test.labels)) < 40, CLASSES, test.labels)
+  more = dataclasses.replace(test, labels=labels, num_classes=CLASSES + 1)
+  found, known = (
+    knn.knn_accuracy(train, each, CONFIG, mesh=mesh)
+    for each in (
+      more,
+      dataclasses.replace(test, h=test.h[40:], labels=labels[40:]),
+    )
+  )
+  for all_, rest in zip(found.table, known.table, strict=True):
+    assert np.isclose(all_.top1 * len(labels), rest.top1 * len(labels[40:]))
+    assert np.isclose(all_.top5 * len(labels), rest.top5 * len(labels[40:]))

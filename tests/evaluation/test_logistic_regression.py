@@ -130,12 +130,13 @@ def test_rank_counts_the_classes_above_the_true_one():
     num_steps=1,
     peak_lrs=np.ones(1),
   )
-  labels = np.array([2, 1, 0])
-  scores = logistic_regression.score(
-    fitted, features, labels, rows=np.arange(3)
-  )
-  # Class 1 ties with 2 and is lower; of four equal ones 0 is lower than 1.
-  np.testing.assert_array_equal(scores.rank_RxGxn, [[[2, 1, 3]]])
+  for last, rank in ((0, 3), (4, 4)):  # The second was never fitted to.
+    labels = np.array([2, 1, last])
+    scores = logistic_regression.score(
+      fitted, features, labels, rows=np.arange(3)
+    )
+    # Class 1 ties with 2 and is lower; of four equal ones 0 is lower than 1.
+    np.testing.assert_array_equal(scores.rank_RxGxn, [[[2, 1, rank]]])
 
 
 def test_infinite_weights_count_as_wrong(blobs):

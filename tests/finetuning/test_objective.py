@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax.finetuning import objective
+from simclr_jax.finetuning import judging, objective
 
 BATCH, CLASSES = 6, 4
 
@@ -75,3 +75,8 @@ def test_rows_without_a_label_do_not_count(logits):
 def test_a_class_that_the_classifier_lacks_stops_the_run(logits):
   labels = np.array([0, 1, 2, 3, CLASSES, 0], np.int32)
   assert np.isnan(objective.label_loss(logits[0], labels)[0])
+
+
+def test_a_class_that_was_never_fitted_to_has_no_likelihood():
+  found = judging.nll(np.zeros((2, 3), np.float32), np.array([1, 3]))
+  np.testing.assert_allclose(found, [np.log(3), np.inf])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import difflib
 import os
 
+from absl import logging
 from etils import epath
 
 from simclr_jax import config as config_lib
@@ -28,6 +29,33 @@ SOURCES: dict[str, Callable[..., Source]] = {
   'digits': digits.make,
   'procedural': procedural.make,
 }
+
+
+_CHECK_SPLIT: dict[str, Callable[..., object]] = {
+  'tfds': tfds_source.check_split,
+  'folder': folder.check_split,
+  'parquet': parquet.check_split,
+  'arrays': arrays.check_split,
+}
+
+
+def check_held_out(data: config_lib.DataConfig) -> None:
+  """Warns where nothing could be judged after hours of training.
+
+  A run that measures no accuracy does not open its held-out split.
+  """
+  check = _CHECK_SPLIT.get(data.source)
+  if not check or not data.test_split:
+    return
+  try:
+    check(data, data.test_split)
+  except ValueError as error:
+    logging.warning(
+      'config.data.test_split = %r cannot be judged on, and nothing else says '
+      "so before knn, linear_probe and report do: %s ('' holds nothing out)",
+      data.test_split,
+      error,
+    )
 
 
 def make_source(

@@ -14,7 +14,6 @@ left out. Files .npy are mapped into memory and so may be larger than it; an
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import os
@@ -24,7 +23,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.data import cache
+from simclr_jax.data import cache, split_names
 from simclr_jax.data.progress import Progress
 from simclr_jax.data.source import MAX_CLASSES, NO_LABEL, Example, Source
 from simclr_jax.data.sources import arrays_layout, slices
@@ -90,8 +89,8 @@ def make(
   """Source of a split of arrays, or of a part such as 'train[:80%]'.
 
   Args:
-    data: Reads `path` and, because the classes of both splits are numbered
-      together, `train_split` and `test_split`; `label_key` '' ignores labels.
+    data: Reads `path` and, because a class may be missing from a held-out
+      split, `train_split`; `label_key` '' ignores labels.
     split: See the top of this file.
     workdir: Where the fingerprint of a large array is kept.
 
@@ -99,15 +98,8 @@ def make(
     ValueError: If a file or split is missing or damaged, or arrays are of the
       wrong type, shape or length.
   """
-  splits = arrays_layout.find_splits(data.path)
+  splits = check_split(data, split)
   name = split.split('[')[0].strip()
-  if name not in splits:
-    close = difflib.get_close_matches(name, splits, n=1)
-    hint = f' (did you mean {close[0]!r}?)' if close else ''
-    raise ValueError(
-      f'split {name!r} is not in {data.path}{hint}; it has '
-      f"{', '.join(splits)}, and parts such as 'train[:80%]'"
-    )
   place = splits[name].images
   images = _check_images(arrays_layout.load(place), place)
   labels = _read_labels(splits[name], data=data, count=len(images))
@@ -130,6 +122,22 @@ def make(
     fingerprint=_fingerprint(pictures, num_classes, cache.folder(workdir)),
     label_fn=pictures.label,
   )
+
+
+def check_split(
+  data: config_lib.DataConfig, split: str
+) -> dict[str, arrays_layout.Split]:
+  """All splits; raises ValueError where there is no such split."""
+  splits = arrays_layout.find_splits(data.path)
+  name = split.split('[')[0].strip()
+  if name not in splits:
+    advice = split_names.advice(data, split, splits)
+    raise ValueError(
+      f'split {name!r} is not in {data.path}; it has '
+      f"{', '.join(splits)}, and parts such as 'train[:80%]'"
+      + (f'; {advice}' if advice else '')
+    )
+  return splits
 
 
 def _check_images(images: np.ndarray, place: arrays_layout.Place) -> np.ndarray:
@@ -194,16 +202,14 @@ def _count_classes(
   name: str,
   labels: np.ndarray,
 ) -> int:
-  """Of this and both splits that the config names, so that they agree."""
+  """Of this and the training split; what is held out does not change that."""
   largest = int(labels.max())
-  for other in (data.train_split, data.test_split):
-    key = other.split('[')[0].strip()
-    if key == name or key not in splits or not data.label_key:
-      continue
-    if place := splits[key].labels:
-      found = arrays_layout.load(place)
-      if found.size and found.dtype.kind in 'iu':
-        largest = max(largest, int(found.max()))
+  key = data.train_split.split('[')[0].strip()
+  place = splits[key].labels if key in splits and key != name else None
+  if place and data.label_key:
+    found = arrays_layout.load(place)
+    if found.size and found.dtype.kind in 'iu':
+      largest = max(largest, int(found.max()))
   if largest >= MAX_CLASSES:
     raise ValueError(
       f'{data.path} has the label {largest}; labels number the classes from 0, '

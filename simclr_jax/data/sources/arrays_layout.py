@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -11,11 +12,15 @@ from typing import IO, NamedTuple
 import zipfile
 import zlib
 
+from absl import logging
 import numpy as np
 
 from simclr_jax import retries
+from simclr_jax.data import other_files
+from simclr_jax.data.sources import folder_scan
 
 _NPY_SPLIT = re.compile(r'([\w.]+)_images\.npy')
+_KINDS = ('images', 'labels')
 _KEY_SPLIT = re.compile(r'([\w.]+)_images')
 _SHOWN = 10  # entries of a list in a message
 # What zipfile and NumPy raise for damaged, encrypted or unknown contents.
@@ -59,6 +64,11 @@ def find_splits(path: str) -> dict[str, Split]:
       f'config.data.path = {path!r}: arrays must be local or mounted'
     )
   if retries.is_file(path):
+    advice = other_files.of_file(path)
+    if advice and not path.endswith(('.npy', '.npz')):
+      raise ValueError(
+        f'config.data.path = {path!r} is no .npz file by its name; {advice}'
+      )
     return _splits_of_npz(path)
   if not retries.is_dir(path):
     raise ValueError(
@@ -79,11 +89,29 @@ def find_splits(path: str) -> dict[str, Split]:
       place = Place(full, 'labels') if 'labels' in keys else None
       splits[name.removesuffix('.npz')] = Split(Place(full, 'images'), place)
   if not splits:
+    advice = other_files.advise(path, folder_scan.list_pictures(path).ignored)
     raise ValueError(
       f'{path} has neither SPLIT.npz nor SPLIT_images.npy (SPLIT as in '
       f'config.data.train_split); it holds {names[:_SHOWN]}'
+      + (f'; {advice}' if advice else '')
     )
+  used = {f'{split}_{kind}.npy' for split in splits for kind in _KINDS}
+  _say_left_out(
+    path, tuple(n for n in names if n.endswith('.npy') and n not in used)
+  )
   return splits
+
+
+# Every split that is opened looks at the files.
+@functools.cache
+def _say_left_out(path: str, names: tuple[str, ...]) -> None:
+  if names:
+    logging.warning(
+      '%s: left out, because no file is named SPLIT_images.npy or '
+      'SPLIT_labels.npy beside its images: %s',
+      path,
+      ', '.join(names[:_SHOWN]),
+    )
 
 
 def _splits_of_npz(path: str) -> dict[str, Split]:

@@ -20,10 +20,16 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import retries, writes
-from simclr_jax.data import cache, deep_images, plain_image
+from simclr_jax.data import (
+  cache,
+  deep_images,
+  other_files,
+  plain_image,
+  split_names,
+)
 from simclr_jax.data.names import printable
 from simclr_jax.data.source import NO_LABEL, Example, Source
-from simclr_jax.data.sources import folder_scan, folder_split
+from simclr_jax.data.sources import folder_classes, folder_scan, folder_split
 
 SKIPPED_FILE = 'skipped_files.txt'
 _SHOWN = 5  # entries of a list in a message
@@ -107,7 +113,7 @@ def _look(
   listing = folder_scan.list_pictures(root)
   classes: tuple[str, ...] = ()
   if data.labels_from == 'folders':
-    classes = _find_classes(data, part.folder, listing.pictures)
+    classes = folder_classes.find(data, part.folder, listing.pictures)
   files = folder_scan.scan(
     root, listing.pictures, cache_folder=cache.folder(workdir)
   )
@@ -119,6 +125,8 @@ def _look(
   if workdir:
     _write_skipped(workdir, root, skipped)
   _check(data, root, files=files, skipped=skipped, ignored=listing.ignored)
+  if split == data.train_split and data.test_split:
+    _say_left_out(data)
   if not readable:
     raise ValueError(
       f'split {split!r} takes none of the {len(files)} pictures in {root}; '
@@ -126,7 +134,8 @@ def _look(
     )
   numbers = {name: number for number, name in enumerate(classes)}
   labels = [
-    numbers[f.path.split('/')[0]] if classes else NO_LABEL for f in readable
+    numbers[folder_classes.name_of(f.path)] if classes else NO_LABEL
+    for f in readable
   ]
   name = _join(data.path, split)
   deep_images.check_range(name, _highest(readable), bits=data.bits)
@@ -242,16 +251,24 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
       f'config.data.path = {data.path!r}: a folder must be local or mounted; '
       'for remote storage prepare a TFDS data set'
     )
+  if retries.is_file(root):
+    advice = other_files.of_file(root)
+    raise ValueError(
+      f'{root} is a file; config.data.path must name a folder of images'
+      + (f'; {advice}' if advice else '')
+    )
   if not retries.is_dir(root):
     field = 'config.data.path' if not part.folder else 'the split'
     there = ''
     if os.path.isdir(data.path):
-      names = _subfolders(data.path)[:_SHOWN]
+      names = folder_classes.subfolders(data.path)
       there = (
-        f'; {data.path} has the sub-folders {names}'
+        f'; {data.path} has the sub-folders {names[:_SHOWN]}'
         if names
         else (f'; {data.path} has no sub-folders')
       )
+      if advice := split_names.advice(data, split, names):
+        there += f'; {advice}'
     raise ValueError(
       f'{root} is not a folder; {field} must name one (for a folder a split is '
       f"a sub-folder, or '' for all of config.data.path, or a part such as "
@@ -268,51 +285,37 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
   return root
 
 
-def _subfolders(folder: str) -> list[str]:
-  """Names of the folders in a folder, hidden ones left out, by their bytes."""
-  with os.scandir(folder) as entries:
-    names = [
-      entry.name
-      for entry in entries
-      if folder_scan.is_folder(entry) and not entry.name.startswith('.')
-    ]
-  return sorted(names, key=os.fsencode)
+def check_split(data: config_lib.DataConfig, split: str) -> None:
+  """Raises ValueError where there is no such split."""
+  _find_root(data, split)
 
 
-def _find_classes(
-  data: config_lib.DataConfig, folder: str, pictures: Sequence[str]
-) -> tuple[str, ...]:
-  """Class names: the first level of folders of this and both named splits.
-
-  Taken together, so that a class missing from one split does not shift the
-  numbers of the others.
-  """
-  root = _join(data.path, folder)
-  if loose := [path for path in pictures if '/' not in path]:
-    raise ValueError(
-      f"config.data.labels_from = 'folders', but {len(loose)} pictures lie "
-      f'directly in {root} and so have no class, e.g. {printable(loose[0])}'
-    )
-  names = set(_subfolders(root))
-  # With '' for a split its sub-folders would be the splits themselves.
+def _say_left_out(data: config_lib.DataConfig) -> None:
+  """Warns of images beside the folders of the splits."""
   named = {
-    folder_split.parse(split).folder
+    folder_split.parse(split).folder.split('/')[0]
     for split in (data.train_split, data.test_split)
   }
-  for other in named - {'', folder}:
-    if folder and retries.is_dir(_join(data.path, other)):
-      names |= set(_subfolders(_join(data.path, other)))
-  classes = tuple(sorted(names, key=os.fsencode))
-  present = {path.split('/')[0] for path in pictures}
-  if absent := [name for name in classes if name not in present]:
+  if '' in named:
+    return
+  folders = [
+    f'{name}/'
+    for name in folder_classes.subfolders(data.path)
+    if name not in named and folder_classes.holds_image(data.path, name)
+  ]
+  with os.scandir(data.path) as entries:
+    loose = sum(folder_scan.is_picture(e.name) for e in entries if e.is_file())
+  if loose:
+    folders.append(f'{loose} images directly in it')
+  if folders:
     logging.warning(
-      '%d of %d classes have no picture in %s, e.g. %s',
-      len(absent),
-      len(classes),
-      root,
-      absent[:_SHOWN],
+      '%s: left out, because no split names them: %s; move them into a folder '
+      'that config.data.train_split or test_split names (%s)',
+      data.path,
+      printable(', '.join(folders[:_SHOWN]))
+      + (f' and {len(folders) - _SHOWN} more' if len(folders) > _SHOWN else ''),
+      ', '.join(sorted(named)),
     )
-  return classes
 
 
 def _write_skipped(
@@ -347,11 +350,21 @@ def _check(
   examples = '\n'.join(
     f'  {printable(path)}: {reason}' for path, reason in skipped[:_SHOWN]
   )
+  advice = other_files.advise(root, sorted(ignored, key=lambda e: -ignored[e]))
   if len(skipped) == len(files):
     others = f'; other files: {_counts(ignored)}' if ignored else ''
     raise ValueError(
       f'no picture that can be read in {root} ({len(files)} files end in '
-      f'{", ".join(folder_scan.EXTENSIONS)}{others})\n{examples}'.rstrip()
+      f'{", ".join(folder_scan.EXTENSIONS)}{others})\n{advice}\n'
+      f'{examples}'.rstrip()
+    )
+  images = {e: n for e, n in ignored.items() if e in other_files.IMAGES}
+  if images:
+    logging.warning(
+      '%s: %s are left out; %s',
+      root,
+      _counts(images),
+      other_files.advise(root, images),
     )
   if len(skipped) > data.max_bad_fraction * len(files):
     raise ValueError(

@@ -86,12 +86,16 @@ def list_pictures(root: str) -> Listing:
   pictures: list[str] = []
   ignored: collections.Counter[str] = collections.Counter()
   for path in walk(root):
-    extension = os.path.splitext(path)[1].lower()
-    if extension in EXTENSIONS:
+    if is_picture(path):
       pictures.append(path)
     else:
-      ignored[extension or 'no extension'] += 1
+      ignored[os.path.splitext(path)[1].lower() or 'no extension'] += 1
   return Listing(sorted(pictures, key=os.fsencode), dict(ignored))
+
+
+def is_picture(path: str) -> bool:
+  """Whether its extension is that of an image that is read."""
+  return os.path.splitext(path)[1].lower() in EXTENSIONS
 
 
 def walk(

@@ -108,7 +108,7 @@ def make(
   del workdir
   root, splits = parquet_layout.find(data.path)
   name, named = split.split('[')[0].strip(), os.path.join(data.path, split)
-  chosen = parquet_layout.choose(data.path, splits, name=name)
+  chosen = parquet_layout.choose(data, splits, split=split)
   files = parquet_files.open_all(root, chosen, data=data)
   total = sum(file.num_rows for file in files)
   _, part = slices.parse(split, {name: total})
@@ -121,13 +121,14 @@ def make(
   rows = np.arange(part.start - first, part.stop - first)
   table, skipped, crcs = _take(touched, indices, rows, bits=data.bits)
   _check_skipped(data, split, skipped, total=len(part))
-  others = [
-    file
+  train, test = (
+    files
+    if (key := other.split('[')[0].strip()) == name
+    else parquet_files.open_all(root, splits.get(key, ()), data=data)
     for other in (data.train_split, data.test_split)
-    if (key := other.split('[')[0].strip()) != name and key in splits
-    for file in parquet_files.open_all(root, splits[key], data=data)
-  ]
-  classes = parquet_files.find_classes([*files, *others])
+  )
+  parquet_files.check_classes([*files, *train, *test])
+  classes = parquet_files.find_classes([*files, *train])
   if (table.label == NO_LABEL).all():
     classes = parquet_files.Classes(0, ())
   _check_labels(table, classes)
@@ -144,6 +145,12 @@ def make(
     skipped=skipped,
     label_fn=table.label_of,
   )
+
+
+def check_split(data: config_lib.DataConfig, split: str) -> None:
+  """Raises ValueError where there is no such split."""
+  _, splits = parquet_layout.find(data.path)
+  parquet_layout.choose(data, splits, split=split)
 
 
 def _touched(

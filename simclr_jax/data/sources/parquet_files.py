@@ -41,6 +41,8 @@ def open_all(
   data: config_lib.DataConfig,
 ) -> list[OpenFile]:
   """Rows and columns of the files of a split, which must agree."""
+  if not files:
+    return []
   opened: list[OpenFile] = []
   for file in files:
     full = os.path.join(root, file.path)
@@ -64,24 +66,34 @@ def open_all(
   return opened
 
 
+def check_classes(files: Sequence[OpenFile]) -> None:
+  """Raises ValueError if a number means one class in a file, another in one.
+
+  A held-out split may go on where the training split ends.
+  """
+  named = [file for file in files if file.columns.class_names]
+  for file in named:
+    longest = max(named, key=lambda f: len(f.columns.class_names))
+    first, second = longest.columns.class_names, file.columns.class_names
+    if second != first[: len(second)]:
+      raise ValueError(
+        f'{longest.full} and {file.full} number their classes differently '
+        f'({_differing(first, second)}); accuracy would be that of wrong '
+        'labels. Write them with the same class names, or train with '
+        "--config.data.test_split=''"
+      )
+
+
 def find_classes(files: Sequence[OpenFile]) -> Classes:
-  """Classes of the data set, from both splits that the config names.
+  """Classes of the files of a split and of the training split.
 
   Taken together, so that a class missing from one split does not change their
-  number in the other.
+  number in the other. Another held-out split is not asked: it does not change
+  what is trained.
   """
-  names = {
-    f.columns.class_names: f.full for f in files if f.columns.class_names
-  }
-  if len(names) > 1:
-    (first, one), (second, other) = list(names.items())[:2]
-    raise ValueError(
-      f'{one} and {other} number their classes differently '
-      f'({_differing(first, second)}); accuracy would be that of wrong labels'
-    )
+  names = max((file.columns.class_names for file in files), key=len)
   if names:
-    (only,) = names
-    return Classes(len(only), only)
+    return Classes(len(names), names)
   promised = max(file.columns.num_classes for file in files)
   if promised:
     return Classes(promised, ())

@@ -17,12 +17,16 @@ called in the file's name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import difflib
+import functools
 import os
 import re
 from typing import NamedTuple
 
+from absl import logging
+
+from simclr_jax import config as config_lib
 from simclr_jax import retries
+from simclr_jax.data import other_files, split_names
 from simclr_jax.data.sources import folder_scan
 
 _KEYWORDS = (
@@ -68,6 +72,7 @@ def find(path: str) -> tuple[str, dict[str, list[File]]]:
   if not any(f.split for f in files):
     files = [f._replace(split='train') for f in files]
   named = [f for f in files if f.split]
+  _say_left_out(root, tuple(f.path for f in files if not f.split))
   folders = sorted({f.folder for f in named})
   if len(folders) > 1:
     close = ', '.join(f or '.' for f in folders[:_SHOWN])
@@ -85,28 +90,42 @@ def find(path: str) -> tuple[str, dict[str, list[File]]]:
 
 
 def choose(
-  path: str, splits: dict[str, list[File]], *, name: str
+  data: config_lib.DataConfig, splits: dict[str, list[File]], *, split: str
 ) -> list[File]:
-  """Files of the split `name`.
+  """Files of the split that `split` is, or is a part of.
 
   Raises:
     ValueError: If there is none of this name; it lists those there are.
   """
+  name = split.split('[')[0].strip()
   if name not in splits:
-    close = difflib.get_close_matches(name, splits, n=1)
-    hint = f' (did you mean {close[0]!r}?)' if close else ''
+    advice = split_names.advice(data, split, splits)
     raise ValueError(
-      f'split {name!r} is not in {path}{hint}; its files are named as '
+      f'split {name!r} is not in {data.path}; its files are named as '
       f"{', '.join(splits)}, and parts are such as 'train[:500]' or "
-      "'train[80%:]'"
+      "'train[80%:]'" + (f'; {advice}' if advice else '')
     )
   return splits[name]
+
+
+# Every split that is opened looks at the files.
+@functools.cache
+def _say_left_out(root: str, paths: tuple[str, ...]) -> None:
+  if paths:
+    more = f' and {len(paths) - _SHOWN} more' if len(paths) > _SHOWN else ''
+    logging.warning(
+      '%s: left out, because their names say no split: %s; name them so that '
+      'they do (train_%s)',
+      root,
+      ', '.join(paths[:_SHOWN]) + more,
+      os.path.basename(paths[0]),
+    )
 
 
 def parse(path: str) -> File:
   """What the name of a file says, see the top of this file."""
   folder, _, name = path.rpartition('/')
-  stem = name.removesuffix(_EXTENSION)
+  stem = os.path.splitext(name)[0]
   if match := _SHARD.fullmatch(stem):
     split, number, total = match.groups()
     return File(path, split, _data_set(folder), int(number), int(total))
@@ -134,6 +153,12 @@ def _list_files(path: str) -> tuple[str, list[str]]:
     )
   if retries.is_file(path):
     folder, name = os.path.dirname(path) or '.', os.path.basename(path)
+    if not name.lower().endswith(_EXTENSION):
+      advice = other_files.of_file(path)
+      raise ValueError(
+        f'config.data.path = {path!r} is no Parquet file by its name'
+        + (f'; {advice}' if advice else '')
+      )
     if (total := parse(name).total) > 1:
       raise ValueError(
         f'config.data.path = {path!r} is 1 of {total} files of a split; name '
@@ -147,13 +172,18 @@ def _list_files(path: str) -> tuple[str, list[str]]:
   found = [
     name
     for name in folder_scan.walk(path)
-    if name.endswith(_EXTENSION) and not os.path.basename(name).startswith('_')
+    if name.lower().endswith(_EXTENSION)
+    and not os.path.basename(name).startswith('_')
   ]
   if not found:
     there = sorted(os.listdir(path))[:_SHOWN]
+    ignored = folder_scan.list_pictures(path).ignored
+    advice = other_files.advise(path, ignored) or (
+      'write them with python -m simclr_jax.prepare, or set another '
+      'config.data.source'
+    )
     raise ValueError(
-      f'no {_EXTENSION} file below {path} (it holds {there}); write them with '
-      'python -m simclr_jax.prepare, or set another config.data.source'
+      f'no {_EXTENSION} file below {path} (it holds {there}); {advice}'
     )
   return path, found
 

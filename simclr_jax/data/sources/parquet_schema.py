@@ -13,6 +13,7 @@ import difflib
 import importlib
 import json
 from typing import Any, NamedTuple
+import unicodedata
 
 from simclr_jax import config as config_lib
 from simclr_jax import retries
@@ -166,7 +167,8 @@ def _class_names(feature: dict[str, Any], path: str) -> tuple[str, ...]:
       f"{path}: the class names in the metadata 'huggingface' of the schema "
       f'are no list of texts: {str(names)[:99]}'
     )
-  return tuple(names)
+  # In one of the forms that look alike, as folder_classes.py has them.
+  return tuple(unicodedata.normalize('NFC', name) for name in names)
 
 
 def _count(

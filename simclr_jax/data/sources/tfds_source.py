@@ -23,6 +23,7 @@ from simclr_jax.data import (
   deep_images,
   plain_image,
   record_files,
+  split_names,
   tfrecord_index,
 )
 from simclr_jax.data.lazy_tf import tf, tfds
@@ -78,7 +79,7 @@ def make(
   """
   builder = _load_builder(data)
   features = _find_features(builder, data)
-  spans = _find_spans(builder, split)
+  spans = _find_spans(builder, split, data)
   read_record = _make_reader(builder, spans, workdir=workdir)
   starts = spans.starts
   highest = np.zeros(0, np.int64)
@@ -92,7 +93,7 @@ def make(
     span, record = locate(i)
     return f'{os.path.basename(spans.paths[span])} record {record}'
 
-  if np.dtype(builder.info.features[data.image_key].np_dtype) == np.uint16:
+  if not features.plain:
     highest = _sample_highest(
       int(spans.take.sum()), lambda i: read_record(*locate(i)), features
     )
@@ -173,21 +174,37 @@ def _find_features(builder: Any, data: config_lib.DataConfig) -> _Features:
   )
 
 
-def _find_spans(builder: Any, split: str) -> _Spans:
+def check_split(data: config_lib.DataConfig, split: str) -> None:
+  """Raises ValueError where there is no such split."""
+  _instructions(_load_builder(data), split, data)
+
+
+def _instructions(
+  builder: Any, split: str, data: config_lib.DataConfig
+) -> list[Any]:
+  """TFDS's own list of the files and records of a split."""
+  try:
+    return list(builder.info.splits[split].file_instructions)
+  except (ValueError, KeyError, AssertionError) as error:
+    known = list(builder.info.splits)
+    advice = split_names.advice(data, split, known)
+    raise ValueError(
+      f'{split!r} is not a split of {builder.info.full_name}: {error}; known: '
+      f'{", ".join(known)}, parts such as '
+      "'train[:10%]' and sums such as 'train+test'"
+      + (f'; {advice}' if advice else '')
+    ) from error
+
+
+def _find_spans(
+  builder: Any, split: str, data: config_lib.DataConfig
+) -> _Spans:
   """Files and records of a split.
 
   Raises:
     ValueError: If the split is unknown, empty or one of its files is missing.
   """
-  name = builder.info.full_name
-  try:
-    instructions = builder.info.splits[split].file_instructions
-  except (ValueError, KeyError, AssertionError) as error:
-    raise ValueError(
-      f'{split!r} is not a split of {name}: {error}; known: '
-      f'{", ".join(builder.info.splits)}, parts such as '
-      "'train[:10%]' and sums such as 'train+test'"
-    ) from error
+  instructions = _instructions(builder, split, data)
   spans = _Spans(
     paths=[str(part.filename) for part in instructions],
     stamps=[tfrecord_index.stamp(str(part.filename)) for part in instructions],
@@ -198,7 +215,9 @@ def _find_spans(builder: Any, split: str) -> _Spans:
     ),
   )
   if not spans.take.sum():
-    raise ValueError(f'split {split!r} of {name} has no examples')
+    raise ValueError(
+      f'split {split!r} of {builder.info.full_name} has no examples'
+    )
   return spans
 
 
