@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simclr_jax import memory as memory_lib
 from simclr_jax.data.lazy_cv2 import cloudpickle
 
 # Shape of a row and type, of one of the arrays of a batch.
@@ -89,7 +90,8 @@ class WorkerPool:
 
     Raises:
       ValueError: What `make_rows` raised.
-      RuntimeError: If the worker died or failed otherwise.
+        memory.OutOfMemory: If the worker was killed.
+      RuntimeError: If it died or failed otherwise.
     """
     if not hasattr(self._local, 'worker'):
       with self._lock:
@@ -142,9 +144,15 @@ class _Worker:
       failure = self._messages.recv()
     except (EOFError, OSError) as error:
       code = self._process.wait()
+      if code == -9:
+        raise memory_lib.OutOfMemory(
+          'a worker process of the input pipeline was killed (signal 9), as '
+          'the system does for want of memory: fewer workers '
+          '(data.num_workers), fewer batches ahead (data.prefetch_batches) or '
+          'smaller batches need less'
+        ) from error
       raise RuntimeError(
         f'a worker process of the input pipeline ended with code {code}'
-        + (' (killed, as for want of memory)' if code == -9 else '')
       ) from error
     if failure is not None:
       raise failure

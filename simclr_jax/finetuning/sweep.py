@@ -41,6 +41,7 @@ def sweep(
   methods: Sequence[str] = job.METHODS,
   mesh: Mesh | None = None,
   watchdog: watchdog_lib.Watchdog | None = None,
+  check_memory: bool = True,
 ) -> report.Report | None:
   """Every method on every number of labels with every seed.
 
@@ -57,6 +58,7 @@ def sweep(
     methods: Some of `job.METHODS`.
     mesh: Default: all devices.
     watchdog: Told of every step.
+    check_memory: Whether a run is refused that needs more than there is.
 
   Returns:
     The report, also in WORKDIR/label_efficiency.json, with a plot beside it;
@@ -93,6 +95,7 @@ def sweep(
         mesh=mesh,
         watchdog=watchdog,
         features_dir=folder / 'features',
+        check_memory=check_memory,
       )
     if found is None:
       return None
