@@ -1,6 +1,6 @@
 """Pretrains an encoder.
 
-  python -m simclr_jax.main --config=configs/imagenet.py --workdir=gs://b/run
+  python -m simclr_jax.main --config=configs/imagenet.py --workdir=runs/mine
 
 The same command again resumes. On several hosts it runs once on each: Cloud TPU
 slices, GKE, SLURM and Open MPI are recognised (`--distributed`), elsewhere
