@@ -31,7 +31,7 @@ GROUPS = {
   'simclr_jax.multi_process': 'Several processes (docs/running.md)',
 }
 _VERBOSITY = '1 shows where an error happened, and what the libraries log.'
-_REQUIRED = 'must have a value other than None'
+REQUIRED = 'must have a value other than None'
 _HELP = ('help', 'h', '?', 'helpshort')
 _METAVARS = {'int': 'N', 'integer': 'N', 'float': 'X', 'list': 'A,B'}
 
@@ -70,9 +70,9 @@ def answer(argv: Sequence[str], *, schema: type = config_lib.Config) -> None:
   if not asked:
     return
   if asked == 'helpfull':
-    print(f'{_main_doc()}\n{flags.FLAGS.get_help()}')
+    print(f'{main_doc()}\n{flags.FLAGS.get_help()}')
   else:
-    show(asked, _absl_flags(schema))
+    show(asked, absl_flags(schema))
   sys.exit(0)
 
 
@@ -138,7 +138,7 @@ def show(asked: str, known: Sequence[Flag]) -> None:
     asked: As of `asked_for`.
     known: Its flags.
   """
-  doc = _main_doc()
+  doc = main_doc()
   if asked == 'helpjson':
     print(
       json.dumps(
@@ -149,11 +149,12 @@ def show(asked: str, known: Sequence[Flag]) -> None:
     print(text(doc, known))
 
 
-def _main_doc() -> str:
+def main_doc() -> str:
+  """The docstring of the running command."""
   return str(sys.modules['__main__'].__doc__ or '').strip()
 
 
-def _absl_flags(schema: type) -> list[Flag]:
+def absl_flags(schema: type) -> list[Flag]:
   """Flags of the running command: own, adopted, and --verbosity."""
   values = flags.FLAGS
   # absl's name for what runs as __main__.
@@ -232,7 +233,7 @@ def _from_absl(flag: flags.Flag, group: str) -> Flag:
     kind='config' if is_config else kind,
     default=str(default),
     choices=tuple(getattr(flag.parser, 'enum_values', None) or ()),
-    required=any(_REQUIRED in str(v.message) for v in flag.validators),
+    required=any(REQUIRED in str(v.message) for v in flag.validators),
     # absl puts the values of an enum before its help.
     help=re.sub(r'^<[^>]*>: ', '', ' '.join(str(flag.help).split())),
   )

@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from typing import Any, NoReturn
 
-from simclr_jax import command_help, console, flag_spelling
+from simclr_jax import command_help, console, flag_hints, flag_spelling
 from simclr_jax import config as config_lib
 
 
@@ -49,6 +49,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     """One line on stderr, as everywhere."""
+    _, unknown, rest = message.partition('unrecognized arguments: ')
+    if unknown and rest.startswith('-'):
+      name, _, value = rest.split(' ')[0].lstrip('-').partition('=')
+      known = [flag.name for flag in known_flags(self._actions)]
+      if meant := flag_hints.suggest(name, known, value=value):
+        message += f'; did you mean {" or ".join(meant)}?'
     console.say(f'{message} (--help lists the flags)')
     self.exit(console.EXIT_WRONG_INPUT)
 

@@ -27,6 +27,7 @@ from simclr_jax import (
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
+EXIT_DOES_NOT_FIT = 3  # The memory is too small: the same would happen again.
 EXIT_PEER_LOST = 69  # EX_UNAVAILABLE of sysexits.h: the same command continues.
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues.
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it.

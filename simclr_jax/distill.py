@@ -14,8 +14,9 @@ with --step=best where a holdout chose the step (--config.use_holdout).
 The same command again resumes. While it trains, SIGTERM and Ctrl-C end it with
 a checkpoint.
 
-Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 69
-another process was lost, 75 stopped by a signal after saving.
+Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 3 needs
+more memory than there is, 69 another process was lost, 75 stopped by a signal
+after saving.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
       command_line.load_chosen(),
       workdir=command_line.WORKDIR.value,
       watchdog=command_line.make_watchdog(),
+      check_memory=command_line.CHECK_MEMORY.value,
     )
 
   return command_line.run(

@@ -17,8 +17,9 @@ split is used once.
 The same command again resumes. While it trains, SIGTERM and Ctrl-C end it with
 a checkpoint.
 
-Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 69
-another process was lost, 75 stopped by a signal after saving.
+Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 3 needs
+more memory than there is, 69 another process was lost, 75 stopped by a signal
+after saving.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
       workdir=command_line.WORKDIR.value,
       methods=methods,
       watchdog=command_line.make_watchdog(),
+      check_memory=command_line.CHECK_MEMORY.value,
     )
 
   return command_line.run(

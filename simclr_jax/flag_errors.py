@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import sys
 import traceback
 import typing
@@ -24,6 +25,7 @@ from simclr_jax import (
   command_flags,
   command_help,
   console,
+  flag_hints,
   flag_spelling,
   paths,
 )
@@ -98,12 +100,49 @@ def _parse(argv: Sequence[str], schema: type) -> list[str]:
     if path and raised is None and f'--{_CONFIG}=None' in str(error):
       raised = f'--config={path}: get_config() returns nothing'
     if raised is None and isinstance(error, flags.Error):
+      if hint := _hint(error, schema):
+        raise ValueError(hint) from error
       raise
     raise ValueError(raised or _describe(error)) from error
   if has_config:
     _check_value(path, flags.FLAGS[_CONFIG].value)
   command_flags.check_empty()
   return rest
+
+
+def _hint(error: flags.Error, schema: type) -> str:
+  """What to type where a name is unknown or a flag is missing; else ''."""
+  known = command_help.absl_flags(schema)
+  names = [flag.name for flag in known]
+  if section := re.search(r'--(\w+)=(.*): Overriding \1 is not', str(error)):
+    name, value = section.groups()
+    fields = command_help.config_fields()
+    fields = [field for field in fields if field.startswith(f'{name}.')]
+    meant = flag_hints.suggest(name, fields, value=value) or fields
+    return f'--{name} is a section; give its fields, e.g. {meant[0]}'
+  if isinstance(error, flags.UnrecognizedFlagError):
+    # absl gives the whole argument as the value.
+    _, _, value = str(error.flagvalue or '').partition('=')
+    found = flag_hints.suggest(error.flagname, names, value=value)
+    if not found:
+      return ''
+    return (
+      f'--{error.flagname} is no flag of this command; did you mean '
+      f'{" or ".join(found)}? (--help lists all)'
+    )
+  if command_help.REQUIRED not in str(error):
+    return ''
+  missing = [
+    flag.name
+    for flag in known
+    if flag.required and flags.FLAGS[flag.name].value is None
+  ]
+  doc = command_help.main_doc()
+  return (
+    f'{", ".join(f"--{name}" for name in missing)} '
+    f'{"is" if len(missing) == 1 else "are"} missing, e.g. '
+    f'{flag_hints.example(doc, missing)} (--help has more)'
+  )
 
 
 def _with_config_path(argv: Sequence[str]) -> tuple[list[str], str]:
@@ -128,6 +167,14 @@ def _check_file(path: str) -> None:
   if os.path.isdir(path):
     raise ValueError(f'--config={path} is a folder; a config file is wanted')
   folder, name = os.path.split(path)
+  # `--config=imagenet`, for configs/imagenet.py.
+  name = name if name.endswith('.py') else f'{name}.py'
+  for place in (folder, 'configs', 'configs/finetune', 'configs/distill'):
+    meant = os.path.join(place, name)
+    if os.path.isfile(meant):
+      raise ValueError(
+        f'--config={path} does not exist (did you mean {meant!r}?)'
+      )
   hint = '; its folder does not exist either'
   if os.path.isdir(folder or '.'):
     close = difflib.get_close_matches(name, os.listdir(folder or '.'), n=1)
@@ -138,13 +185,14 @@ def _check_file(path: str) -> None:
 
 def _check_fields(argv: Sequence[str], schema: type) -> None:
   """Raises if an override names no field of the schema."""
+  fields = [f'{_CONFIG}.{f}' for f in command_help.config_fields(schema)]
   for argument in argv:
     name = argument.lstrip('-').partition('=')[0]
     if argument.startswith('-') and name.startswith(f'{_CONFIG}.'):
-      _check_field(name, schema)
+      _check_field(name, schema, fields)
 
 
-def _check_field(name: str, cls: type) -> None:
+def _check_field(name: str, cls: type, fields: Sequence[str]) -> None:
   _, *parts = name.split('.')
   for i, part in enumerate(parts):
     where = '.'.join((_CONFIG, *parts[:i]))
@@ -153,6 +201,8 @@ def _check_field(name: str, cls: type) -> None:
       raise ValueError(f'--{name}: {where} is a single value without fields')
     if part not in hints:
       close = difflib.get_close_matches(part, hints, n=1)
+      if not close and (meant := flag_hints.suggest(name, fields)):
+        close = [meant[0].removeprefix(f'--{where}.')]
       hint = f'did you mean {close[0]!r}?' if close else 'no name is close;'
       raise ValueError(
         f'--{name}: {where} has no field {part!r}; {hint} known: '

@@ -9,8 +9,9 @@ is given the same labels; a seed chooses these and the order of training. Prints
 a table and writes WORKDIR/label_efficiency.json and .png; every classifier has
 its folder in WORKDIR. The same command again goes on where it was stopped.
 
-Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 69
-another process was lost, 75 stopped by a signal after saving.
+Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 3 needs
+more memory than there is, 69 another process was lost, 75 stopped by a signal
+after saving.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def main(argv: list[str]) -> int:
       seeds=_SEEDS.value,
       methods=asked.methods,
       watchdog=command_line.make_watchdog(),
+      check_memory=command_line.CHECK_MEMORY.value,
     )
 
   return command_line.run(

@@ -1,6 +1,6 @@
 """Pretrains an encoder.
 
-  python -m simclr_jax.main --config=configs/imagenet.py --workdir=gs://b/run
+  python -m simclr_jax.main --config=configs/imagenet.py --workdir=runs/mine
 
 The same command again resumes. On several hosts it runs once on each: Cloud TPU
 slices, GKE, SLURM and Open MPI are recognised (`--distributed`), elsewhere
@@ -21,11 +21,14 @@ Exit codes:
       nothing was trained. After the training only where --check_recipe finds
       no number to compare: no whole epoch, or a workdir that goes on from
       another run
+  3   the run needs more memory than there is: on CPUs by an estimate before the
+      first step (--check_memory=false starts it all the same), on accelerators
+      by the compiled step; the message names flags that fit
   69  another process was lost (--peer_timeout), did not come (--init_timeout),
       or a step did not end (--stall_timeout): the same command continues
   75  stopped by a signal after saving: the same command continues
 A second signal ends with 128 + its number. Where one process fails for itself,
-the others end with its 1 or 2. `--verbosity=1` shows where an error happened.
+the others end with its 1, 2 or 3. `--verbosity=1` shows where an error was.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from simclr_jax import (
   section_flags,
 )
 from simclr_jax import config as config_lib
+from simclr_jax.planning import preflight as preflight_lib
 from simclr_jax.training import checkpoint, failures, loop, storage
 from simclr_jax.training import run as run_lib
 from simclr_jax.training import watchdog as watchdog_lib
@@ -76,6 +80,11 @@ _CHECK_RECIPE = command_flags.DEFINE_bool(
   'At the end, compare the run with the measured card of its recipe, which '
   'must have one.',
 )
+_CHECK_MEMORY = flags.DEFINE_bool(
+  'check_memory',
+  True,
+  'Refuse a run that needs more memory than there is, before its first step.',
+)
 flags.adopt_module_key_flags(multi_process)
 
 
@@ -86,6 +95,7 @@ def run(
   watchdog: watchdog_lib.Watchdog | None = None,
   continue_from: str | None = None,
   needs_card: bool = False,
+  check_memory: bool = True,
 ) -> loop.Outcome:
   """Pretrains by `config` in `workdir`, resuming where it stopped.
 
@@ -95,11 +105,13 @@ def run(
     watchdog: Told of every step.
     continue_from: Workdir or checkpoint of another run.
     needs_card: Whether a recipe without a measured card is refused.
+    check_memory: Whether a run is refused that needs more than there is.
 
   Raises:
     ValueError: If config, data and devices do not fit together, or the workdir
       belongs to another config; with several processes
       processes.AgreedFailure, in all of them.
+    memory.OutOfMemory: If it needs more memory than there is.
   """
   with processes.together(), section_flags.named('--config.data'):
     parts = run_lib.make_run(config, workdir=workdir)
@@ -116,6 +128,9 @@ def run(
     evaluate_fn=evaluate_fn,
     watchdog=watchdog,
     continue_from=continue_from,
+    preflight=preflight_lib.Preflight(
+      check_memory=check_memory, network='model'
+    ),
   )
 
 
@@ -153,6 +168,7 @@ def main(argv: list[str]) -> int:
       watchdog=watchdog,
       continue_from=_CONTINUE_FROM.value,
       needs_card=_CHECK_RECIPE.value,
+      check_memory=_CHECK_MEMORY.value,
     )
     if not outcome.finished:
       return console.EXIT_STOPPED

@@ -14,7 +14,7 @@ from typing import NoReturn
 from absl import flags, logging
 
 import simclr_jax
-from simclr_jax import command_flags, console, processes, retries
+from simclr_jax import command_flags, console, memory, processes, retries
 
 DISTRIBUTED = command_flags.DEFINE_enum(
   'distributed',
@@ -66,7 +66,8 @@ def run(
 
   Args:
     body: The command; its exit code.
-    codes: Exit codes of the exceptions that are no bugs.
+    codes: Exit codes of the exceptions that are no bugs, besides those of
+      memory.
     agreed: Exceptions that `body` raises in every process or in none.
   """
   try:
@@ -83,15 +84,17 @@ def run(
   except processes.AgreedFailure as error:
     code = _say_agreed(error, codes)
   except Exception as error:
-    kinds = [kind for kind in codes if isinstance(error, kind)]
-    known = codes[kinds[0]] if kinds else None
+    why = _explained(error)
+    known = next((codes[k] for k in codes if isinstance(why, k)), None)
+    if isinstance(why, memory.OutOfMemory):
+      known = console.EXIT_DOES_NOT_FIT
     if session.is_single:
       if known is None:
         raise
-      return console.fail(error, code=known)
-    if known is None or not isinstance(error, agreed):
-      _leave_alone(session, error, known)
-    code = console.fail(error, code=known)
+      return console.fail(why, code=known)
+    if known is None or not isinstance(why, (*agreed, memory.DoesNotFit)):
+      _leave_alone(session, why, known)
+    code = console.fail(why, code=known)
   except BaseException as error:
     if session.is_single:
       raise
@@ -199,7 +202,22 @@ def _leave_alone(
     console.exit_now(code)
 
 
+def _explained(error: Exception) -> Exception:
+  """The error, in our words where memory ran out."""
+  if not memory.ran_out(error):
+    return error
+  said = str(error).strip().partition('\n')[0] or type(error).__name__
+  return memory.OutOfMemory(
+    f'memory ran out ({said[:200]}): a smaller batch (--eval.batch_size, '
+    '--config.train.batch_size) or smaller images need less'
+  )
+
+
 def _final(code: int) -> int | None:
   """An exit code after which the same command would fail again, else None."""
-  final = (console.EXIT_FAILED, console.EXIT_WRONG_INPUT)
+  final = (
+    console.EXIT_FAILED,
+    console.EXIT_WRONG_INPUT,
+    console.EXIT_DOES_NOT_FIT,
+  )
   return code if code in final else None

@@ -28,8 +28,6 @@ from simclr_jax.planning import planner, table
 from simclr_jax.planning import split as split_lib
 from simclr_jax.planning.plan import Plan
 
-EXIT_DOES_NOT_FIT = 3
-
 _CONFIG = command_flags.DEFINE_config_file(
   'config', help_string='Config file, e.g. configs/imagenet.py[:preset].'
 )
@@ -146,7 +144,7 @@ def main(argv: list[str]) -> int:
     return console.fail(error, code=console.EXIT_WRONG_INPUT)
   except (OSError, RuntimeError) as error:
     return console.fail(error, code=console.EXIT_FAILED)
-  return EXIT_DOES_NOT_FIT if plan.memory.fits is False else 0
+  return console.EXIT_DOES_NOT_FIT if plan.memory.fits is False else 0
 
 
 if __name__ == '__main__':

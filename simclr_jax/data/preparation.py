@@ -153,9 +153,11 @@ def _prepared(
 
 def _claim(out: pathlib.Path) -> pathlib.Path:
   """Folder to write into, inside `out`; removes that of an interrupted run."""
-  if '://' in str(out) or ':/' in str(out):
+  if ':/' in str(out):
+    # A path has lost one of its slashes.
+    given = re.sub(r':/+', '://', str(out), count=1)
     raise ValueError(
-      f'--out={out} must be a local or mounted folder; copy it from there'
+      f'--out={given} must be a local or mounted folder; copy it from there'
     )
   if out.exists() and not out.is_dir():
     raise ValueError(f'--out={out} is a file, not a folder')

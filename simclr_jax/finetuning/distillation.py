@@ -33,6 +33,7 @@ from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning import teacher as teacher_lib
 from simclr_jax.finetuning.config import DistillConfig
 from simclr_jax.finetuning.teacher import Teacher
+from simclr_jax.planning.preflight import Preflight
 from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import watchdog as watchdog_lib
@@ -47,6 +48,7 @@ def distill(
   workdir: epath.PathLike,
   mesh: Mesh | None = None,
   watchdog: watchdog_lib.Watchdog | None = None,
+  check_memory: bool = True,
 ) -> report.Report | None:
   """Trains a student and judges it, beside its teacher, on the test split.
 
@@ -56,6 +58,7 @@ def distill(
     workdir: Of the student.
     mesh: Default: all devices.
     watchdog: Told of every step.
+    check_memory: Whether a run is refused that needs more than there is.
 
   Returns:
     The report, also in WORKDIR/distill.json; None if a signal stopped it.
@@ -101,6 +104,7 @@ def distill(
     judge=student_judge,
     holdout=pictures.holdout,
     watchdog=watchdog,
+    preflight=Preflight(check_memory=check_memory, network='student'),
   )
   if student is None:
     return None

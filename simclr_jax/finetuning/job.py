@@ -29,6 +29,7 @@ from simclr_jax.finetuning import (
 )
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.config import FinetuneConfig
+from simclr_jax.planning.preflight import Preflight
 from simclr_jax.training import checkpoint
 from simclr_jax.training import passport as passport_lib
 from simclr_jax.training import watchdog as watchdog_lib
@@ -93,6 +94,7 @@ def finetune(
   mesh: Mesh | None = None,
   watchdog: watchdog_lib.Watchdog | None = None,
   features_dir: epath.PathLike | None = None,
+  check_memory: bool = True,
 ) -> report.Report | None:
   """Trains what `methods` names on the same labels and judges it once.
 
@@ -109,6 +111,7 @@ def finetune(
     watchdog: Told of every step.
     features_dir: Where features of the frozen encoder are kept; default: the
       folder 'features' of the workdir.
+    check_memory: Whether a run is refused that needs more than there is.
 
   Returns:
     The report, also in WORKDIR/finetune.json; None if a signal stopped it.
@@ -132,7 +135,8 @@ def finetune(
         mesh=task.mesh,
       )
     else:
-      row = _train(task, method, watchdog)
+      preflight = Preflight(check_memory=check_memory)
+      row = _train(task, method, watchdog=watchdog, preflight=preflight)
     if row is None:
       return None
     logging.info('%s', report.summary(row))
@@ -176,7 +180,11 @@ def _open(
 
 
 def _train(
-  task: _Task, method: str, watchdog: watchdog_lib.Watchdog | None
+  task: _Task,
+  method: str,
+  *,
+  watchdog: watchdog_lib.Watchdog | None,
+  preflight: Preflight,
 ) -> stage.Row | None:
   """'finetune' or 'scratch'."""
   from_encoder = method == FINETUNE
@@ -197,6 +205,7 @@ def _train(
     judge=judge,
     holdout=task.pictures.holdout,
     watchdog=watchdog,
+    preflight=preflight,
   )
   if loaded is None:
     return None

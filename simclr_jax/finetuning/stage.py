@@ -19,6 +19,7 @@ from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.config import StageConfig
 from simclr_jax.training import checkpoint, loop
 from simclr_jax.training import mesh as mesh_lib
+from simclr_jax.training import preflight as preflight_lib
 from simclr_jax.training import run as training_run
 from simclr_jax.training import watchdog as watchdog_lib
 from simclr_jax.training.state import TrainState
@@ -113,6 +114,7 @@ def train(
   judge: judging.Judge,
   holdout: Source | None,
   watchdog: watchdog_lib.Watchdog | None,
+  preflight: preflight_lib.Preflight,
 ) -> checkpoint.LoadedEncoder | None:
   """The classifier at the chosen step; None if a signal stopped it.
 
@@ -126,6 +128,7 @@ def train(
     evaluate_fn=None if holdout is None else _make_evaluate_fn(judge, holdout),
     watchdog=watchdog,
     stopping=run_lib.make_stopping(run.config, stage.patience),
+    preflight=preflight,
   )
   if not outcome.finished:
     return None

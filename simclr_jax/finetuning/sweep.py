@@ -48,6 +48,7 @@ def sweep(
   methods: Sequence[str] = job.METHODS,
   mesh: Mesh | None = None,
   watchdog: watchdog_lib.Watchdog | None = None,
+  check_memory: bool = True,
 ) -> report.Report | None:
   """Every method on every number of labels with every seed.
 
@@ -64,6 +65,7 @@ def sweep(
     methods: Some of `job.METHODS`.
     mesh: Default: all devices.
     watchdog: Told of every step.
+    check_memory: Whether a run is refused that needs more than there is.
 
   Returns:
     The report, also in WORKDIR/label_efficiency.json, with a plot beside it;
@@ -114,6 +116,7 @@ def sweep(
         mesh=mesh,
         watchdog=watchdog,
         features_dir=folder / 'features',
+        check_memory=check_memory,
       )
     if found is None:
       return None

@@ -15,6 +15,7 @@ from simclr_jax.planning import machine_rules, recipe_rules, rule
 
 Facts = rule.Facts
 _RULES: dict[str, rule.Rule] = {**recipe_rules.RULES, **machine_rules.RULES}
+_OF_CLASSIFIERS = ('adam_rate', 'warmup', 'float32')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +33,23 @@ class Advice:
   text: str
 
 
-def find(config: config_lib.Config, facts: Facts) -> list[Advice]:
-  """All warnings, in the order of the rules."""
+def find(
+  config: config_lib.Config, facts: Facts, *, contrastive: bool = True
+) -> list[Advice]:
+  """All warnings, in the order of the rules.
+
+  Args:
+    config: Of the run.
+    facts: What else is known of it.
+    contrastive: Whether it pretrains; the figures of most rules are of that,
+      and of classifiers only those are asked that hold for them too.
+  """
   return [
     Advice(
       rule=name, field=f'config.{field} = {_value(config, field)!r}', text=t
     )
     for name, function in _RULES.items()
+    if contrastive or name in _OF_CLASSIFIERS
     for field, t in function(config, facts)
   ]
 

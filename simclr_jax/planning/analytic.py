@@ -113,8 +113,14 @@ def trace_for(
 
   XLA for TPU computes norms and ReLU again wherever it reads them, whatever
   model.remat says (docs/performance.md): there at most what 'norms' keeps is
-  counted. In micro-batches the network runs forward twice.
+  counted. XLA for CPU keeps as much with recomputation as without, since it
+  merges the second forward pass with the first, and computes in float32. In
+  micro-batches the network runs forward twice.
   """
+  if platform == 'cpu':
+    config = config_lib.replace(
+      config, model={'remat': 'none', 'compute_dtype': 'float32'}
+    )
   share: dict[str, Any] = {
     'image_size': config.data.image_size,
     'num_classes': (
@@ -181,6 +187,7 @@ def estimate_cost(
   *,
   topology: Topology,
   state: TrainState,
+  num_views: int = 2,
 ) -> program.Cost:
   """A step in the words of a compiled one.
 
@@ -192,17 +199,22 @@ def estimate_cost(
     resolved: For the topology.
     topology: What it runs on.
     state: Shapes.
+    num_views: Of each image.
   """
   traced = trace_for(config, resolved, topology.platform)
-  devices, images = resolved.num_devices, resolved.per_device_batch
+  devices = resolved.num_devices
+  # A trace is of two views.
+  images = resolved.per_device_batch * num_views / 2
   fsdp = config.train.state_sharding == 'fsdp'
   own = state_bytes(
     state, kind=config.train.state_sharding, num_devices=devices
   )
   params = tree_bytes(state.params)
-  of_images = 2 * images * 3 * config.data.image_size**2
+  of_images = int(2 * images * 3 * config.data.image_size**2)
   batch = of_images * jnp.dtype(program.views_dtype(config)).itemsize
-  embeddings = 2 * config.train.batch_size * models.embedding_dim(config.model)
+  embeddings = (
+    num_views * config.train.batch_size * models.embedding_dim(config.model)
+  )
   collectives = {
     'all-reduce': _collective(0 if fsdp else params),
     'reduce-scatter': _collective(params // devices if fsdp else 0),

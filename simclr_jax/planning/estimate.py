@@ -147,7 +147,40 @@ def usable_memory(topology: Topology) -> int | None:
   return int(available * share)
 
 
-def batch_bytes(config: config_lib.Config, *, num_devices: int) -> int:
+def memory(
+  config: config_lib.Config,
+  *,
+  step: int,
+  topology: Topology,
+  num_examples: int,
+  num_views: int = 2,
+  limit: int | None = None,
+) -> Memory:
+  """Memory of one device.
+
+  Args:
+    config: Of the run.
+    step: Bytes of the step's program.
+    topology: What it runs on.
+    num_examples: Of the training split.
+    num_views: Of each image.
+    limit: What the compiler says that a program may take; default: as
+      `usable_memory` says.
+  """
+  return Memory(
+    step=step,
+    next_batch=batch_bytes(
+      config, num_devices=topology.num_devices, num_views=num_views
+    ),
+    pixels=pixel_bytes(config, num_examples=num_examples, topology=topology),
+    limit=usable_memory(topology) if limit is None else limit,
+    available=topology.memory_per_device,
+  )
+
+
+def batch_bytes(
+  config: config_lib.Config, *, num_devices: int, num_views: int = 2
+) -> int:
   """Views of one batch on one device, in the type that the step gets."""
   size = 4
   if (
@@ -156,7 +189,7 @@ def batch_bytes(config: config_lib.Config, *, num_devices: int) -> int:
   ):
     size = 2
   images = config.train.batch_size // num_devices
-  return 2 * images * 3 * config.data.image_size**2 * size
+  return num_views * images * 3 * config.data.image_size**2 * size
 
 
 def pixel_bytes(

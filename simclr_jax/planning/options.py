@@ -15,6 +15,9 @@ from simclr_jax.planning.topology import Topology
 PredictFn = Callable[[config_lib.Config, Topology], estimate.Memory]
 _MOST_DOUBLINGS = 7
 _MICRO_BATCHES = (2, 4, 8, 16, 32, 64)
+# Side, width, batch: what a laptop trains, from larger to smaller.
+_SMALL = ((96, 1.0, 256), (64, 0.5, 256), (32, 0.25, 128), (32, 0.125, 32))
+_SMALL_DEPTH = 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,66 @@ def find(
     )
     options.append(option)
   return _shortest_enough(options)
+
+
+def find_flags(
+  config: config_lib.Config,
+  topology: Topology,
+  *,
+  predict_fn: PredictFn,
+  network: str,
+) -> list[Option]:
+  """At most three sets of flags that fit, on the devices that are there.
+
+  Args:
+    config: That does not fit.
+    topology: On these devices.
+    predict_fn: Memory of another config.
+    network: Section in which the command's config has depth and width; '' if
+      it cannot change them.
+
+  Returns:
+    What keeps most of the recipe, a smaller batch, and a small run.
+  """
+  fitting = [
+    option
+    for option in find(config, topology, predict_fn=predict_fn)
+    if option.fits and option.change.startswith('--')
+  ]
+  # The first of all, and the last, which is a batch.
+  chosen = fitting[:1] + fitting[1:][-1:]
+  for change, sections in _small_runs(config, network):
+    try:
+      changed = config_lib.replace(config, **sections)
+      memory = predict_fn(changed, topology)
+    except ValueError:
+      continue
+    if memory.fits:
+      remark = 'a small run, for a laptop'
+      chosen.append(Option(change, memory.needed, True, remark))
+      break
+  return chosen
+
+
+def _small_runs(
+  config: config_lib.Config, network: str
+) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+  """(flags, what they change); never anything larger than it is."""
+  for side, width, batch in _SMALL:
+    sections: dict[str, dict[str, Any]] = {}
+    flags = []
+    for section, field, value in (
+      ('data', 'image_size', side),
+      ('model', 'depth', _SMALL_DEPTH),
+      ('model', 'width', width),
+      ('train', 'batch_size', batch),
+    ):
+      where = network if section == 'model' else section
+      if where and value < getattr(getattr(config, section), field):
+        sections.setdefault(section, {})[field] = value
+        flags.append(f'--config.{where}.{field}={value}')
+    if flags:
+      yield ' '.join(flags), sections
 
 
 def _shortest_enough(options: list[Option]) -> list[Option]:

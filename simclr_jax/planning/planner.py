@@ -234,19 +234,16 @@ class _Planner:
     cost: program.Cost | None,
     used: tuple[int, int] | None = None,
   ) -> estimate.Memory:
-    if used is None:
+    step, limit = used or (None, None)
+    if step is None:
       assert cost is not None
-      step, limit = cost.memory_bytes, estimate.usable_memory(topology)
-    else:
-      step, limit = used
-    return estimate.Memory(
+      step = cost.memory_bytes
+    return estimate.memory(
+      config,
       step=step,
-      next_batch=estimate.batch_bytes(config, num_devices=topology.num_devices),
-      pixels=estimate.pixel_bytes(
-        config, num_examples=self._split.num_examples, topology=topology
-      ),
+      topology=topology,
+      num_examples=self._split.num_examples,
       limit=limit,
-      available=topology.memory_per_device,
     )
 
   def _find_options(

@@ -35,6 +35,10 @@ def _learning_rate(config: config_lib.Config, facts: Facts) -> Found:
       'between 0.06 and 0.24 (batch 512). Rates of the LARS recipes are not '
       'for SGD',
     )
+
+
+def _adam_rate(config: config_lib.Config, facts: Facts) -> Found:
+  peak = facts.resolved.peak_lr
   if config.optim.name in ('adam', 'adamw') and peak > 0.01:
     yield (
       'optim.base_lr',
@@ -198,6 +202,7 @@ def _stem(config: config_lib.Config, facts: Facts) -> Found:
 RULES: dict[str, Rule] = {
   'large_batch_without_lars': _large_batch_without_lars,
   'learning_rate': _learning_rate,
+  'adam_rate': _adam_rate,
   'unscaled_learning_rate': _unscaled_learning_rate,
   'loss_scale': _loss_scale,
   'temperature': _temperature,

@@ -27,6 +27,7 @@ from simclr_jax.training import (
 )
 from simclr_jax.training import metrics as metrics_lib
 from simclr_jax.training import passport as passport_lib
+from simclr_jax.training import preflight as preflight_lib
 from simclr_jax.training import reporter as reporter_lib
 from simclr_jax.training import run as run_lib
 from simclr_jax.training import saver as saver_lib
@@ -67,6 +68,7 @@ def pretrain(
   watchdog: watchdog_lib.Watchdog | None = None,
   continue_from: str | None = None,
   stopping: early_stopping.EarlyStopping = early_stopping.NEVER,
+  preflight: preflight_lib.Preflight = preflight_lib.Preflight(),  # noqa: B008
 ) -> Outcome:
   """Trains from the newest readable checkpoint in `workdir` to the last step.
 
@@ -88,6 +90,7 @@ def pretrain(
     continue_from: Workdir (or one checkpoint) of another run, whose state this
       one starts from where `workdir` has no checkpoint yet.
     stopping: When evaluations end the run before its last step.
+    preflight: Looks at the run before its first step.
 
   Raises:
     ValueError: If `workdir` belongs to another config, or is in use.
@@ -97,6 +100,8 @@ def pretrain(
     failures.StoppedWithoutData: If data could not be read; all is saved.
     storage.RunNotSaved: If the last state, or too many before it, could not be
       saved.
+    memory.OutOfMemory: If `preflight` finds, or a device says, that the run
+      needs more memory than there is.
   """
   path = epath.Path(workdir)
   resolved = run.resolved
@@ -106,6 +111,7 @@ def pretrain(
   with contextlib.ExitStack() as stack:
     check_lock = stack.enter_context(workdir_lock.held(path))
     same_run.check_workdir(path)
+    stack.enter_context(preflight.explaining(run))
     checkpointer = checkpoint_lib.Checkpointer(
       path / 'checkpoints', run.config.checkpoint
     )
@@ -144,6 +150,7 @@ def pretrain(
     # A mark whose last checkpoint is gone would end a `--follow` too early.
     _mark(path, finished_at=None)
     logging.info('%s', recipe.describe(run, state, start_step=start))
+    preflight.look(run)
     saver = saver_lib.Saver(
       run, checkpointer, last_saved=begin.saved_step, lineage=begin.lineage
     )
@@ -167,6 +174,8 @@ def pretrain(
         assert stop.failure is not None
         raise stop.failure  # of this process alone: the others have a batch
       batch, index = fetched
+      if step == start:
+        preflight.compile(run, train_step, state=state, batch=batch)
       state, output = train_step(state, batch)
       step += 1
       reporter.push(step, output, index)

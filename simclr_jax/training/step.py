@@ -31,9 +31,8 @@ class StepOutput(NamedTuple):
   z: jax.Array
 
 
-StepFn = Callable[
-  [TrainState, Mapping[str, jax.Array]], tuple[TrainState, StepOutput]
-]
+Batch = Mapping[str, jax.Array]
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]
 
 
 def make_train_step(

@@ -61,6 +61,9 @@ CASES = {
     GOOD, {'optim': SGD, 'loss': {'scale': 'paper'}}, 'optim.name',
   ),
   'learning_rate': (GOOD, {'optim': {'base_lr': 1.0}}, 'optim.base_lr'),
+  'adam_rate': (
+    CIFAR, {'optim': {'name': 'adam', 'base_lr': 0.1}}, 'optim.base_lr',
+  ),
   'unscaled_learning_rate': (
     GOOD, {'optim': {'base_lr': 4.8, 'lr_scaling': 'none'}}, 'optim.lr_scaling',
   ),
@@ -124,7 +127,7 @@ def test_every_rule_has_a_case():
   ('base', 'change', 'rule'),
   [
     (CIFAR, {'optim': {**SGD, 'base_lr': 1.0}}, 'learning_rate'),
-    (CIFAR, {'optim': {'name': 'adam', 'base_lr': 0.1}}, 'learning_rate'),
+    (CIFAR, {'optim': {'name': 'adamw', 'base_lr': 0.1}}, 'adam_rate'),
     (CIFAR, {'optim': SGD}, 'loss_scale'),
     (CIFAR, {'augment': {'blur_prob': 0.5}}, 'blur'),
     (GOOD, {'optim': {'warmup': '300 epochs'}}, 'warmup'),
