@@ -203,8 +203,8 @@ verdict() { # LINES
         return
         ;;
       *state=exited\ code=0) [[ $answer != unknown ]] || answer=finished ;;
-      *state=exited\ code=[12]) answer=${line##*code=} ;;
-      *state=*) [[ $answer == [12] ]] || answer=again ;;
+      *state=exited\ code=[123]) answer=${line##*code=} ;;
+      *state=*) [[ $answer == [123] ]] || answer=again ;;
     esac
   done <<< "$1"
   echo "$answer"

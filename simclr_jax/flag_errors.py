@@ -119,7 +119,8 @@ def _hint(error: flags.Error, schema: type) -> str:
     fields = command_help.config_fields()
     fields = [field for field in fields if field.startswith(f'{name}.')]
     meant = flag_hints.suggest(name, fields, value=value) or fields
-    return f'--{name} is a section; give its fields, e.g. {meant[0]}'
+    example = f'--{meant[0].lstrip("-")}'
+    return f'--{name} is a section; give its fields, e.g. {example}'
   if isinstance(error, flags.UnrecognizedFlagError):
     # absl gives the whole argument as the value.
     _, _, value = str(error.flagvalue or '').partition('=')

@@ -54,6 +54,75 @@ def get_config():
   return value
 """
 
+HINTS = [
+  Row(
+    'flag of others',
+    'main',
+    _set('--epochs=5'),
+    r"no flag of this command; did you mean --config\.train\.duration='5 ep",
+  ),
+  Row('field of others', 'main', _field('optim.lr', 1), "mean 'base_lr'"),
+  Row(
+    'field of another section',
+    'main',
+    _field('model.epochs', 1),
+    "mean '--config.train.duration'",
+  ),
+  Row(
+    'flag of others to judge',
+    'knn',
+    lambda folder: judge(folder, '--k=5'),
+    r'did you mean --knn\.ks=5\?',
+  ),
+  Row(
+    'section as a flag',
+    'knn',
+    lambda folder: judge(folder, '--data=/images'),
+    r'give its fields, e\.g\. --data\.path=/images',
+  ),
+  Row(
+    'flag of others to search',
+    'search',
+    lambda folder: ['--embeddings=x', '--topk=5'],
+    r'did you mean --k=5\?',
+  ),
+  Row(
+    'nothing given',
+    'main',
+    lambda folder: [],
+    r'--config, --workdir are missing, e\.g\. --config=configs/\S+ --workdir=',
+  ),
+  Row(
+    'name of a recipe',
+    'main',
+    _config('cifar10:cpu'),
+    "mean 'configs/cifar10.py'",
+  ),
+  Row(
+    'bucket to prepare',
+    'prepare',
+    lambda folder: ['--config=configs/smoke.py', '--out=gs://b/x'],
+    r'--out=gs://b/x must be',
+  ),
+]
+
+MEMORY = [
+  Row(
+    'more memory than there is',
+    'main',
+    _set(
+      '--config.data.source=procedural',
+      '--config.data.image_size=4096',
+      '--config.train.batch_size=4096',
+      '--config.train.duration=9 epochs',
+      '--config.monitor.knn_every=0 steps',
+    ),
+    r'not enough memory: the training step needs about [\d.]+ GB .*there are .*'
+    r'\n.*\n  --config\.data\.image_size=\d+ ',
+    code=3,
+  ),
+]
+
 FIELDS = [
   Row(
     'unknown field',
@@ -320,4 +389,4 @@ COMMAND_LINES = [
   ),
 ]
 
-ROWS = [*FIELDS, *FILES, *COMMAND_LINES]
+ROWS = [*HINTS, *MEMORY, *FIELDS, *FILES, *COMMAND_LINES]

@@ -121,7 +121,7 @@ def test_only_ends_that_would_repeat_end_the_jobset(cluster):
   assert job['backoffLimit'] == 0
   (rule,) = job['podFailurePolicy']['rules']
   assert rule['action'] == 'FailJob'
-  assert rule['onExitCodes']['values'] == [1, 2]
+  assert rule['onExitCodes']['values'] == [1, 2, 3]
   (container,) = job['template']['spec']['containers']
   assert rule['onExitCodes']['containerName'] == container['name']
 

@@ -101,7 +101,7 @@ def test_mistakes_are_named(cluster, arguments, message):
 
 @pytest.mark.parametrize(
   ('code', 'again'),
-  [(0, 0), (1, 0), (2, 0), (69, 1), (75, 1), (137, 1), (143, 1)],
+  [(0, 0), (1, 0), (2, 0), (3, 0), (69, 1), (75, 1), (137, 1), (143, 1)],
 )
 def test_only_a_run_that_can_go_on_is_queued_again(cluster, code, again):
   cluster.answer('srun', code=code)

@@ -185,7 +185,7 @@ def test_watch_until_finished(cloud):
   ]  # fmt: skip
 
 
-@pytest.mark.parametrize('code', [1, 2])
+@pytest.mark.parametrize('code', [1, 2, 3])
 def test_watch_does_not_repeat_a_failure(cloud, code):
   states(cloud, 'ACTIVE')
   cloud.answer(
