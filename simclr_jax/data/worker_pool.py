@@ -115,7 +115,9 @@ class WorkerPool:
       if error.code == -signal.SIGKILL and not self._stopped:
         del self._local.worker
         raise retries.DataAway(
-          f'{error} (killed, as for want of memory)'
+          f'{error} (killed, as the system does for want of memory: fewer '
+          'workers, data.num_workers, or batches ahead, data.prefetch_batches, '
+          'need less)'
         ) from None
       raise
     return made
