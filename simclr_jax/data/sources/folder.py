@@ -253,8 +253,8 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
   if os.path.isfile(root):
     advice = other_files.of_file(root)
     raise ValueError(
-      f'{root} is a file; config.data.path must name a folder of images'
-      + (f'; {advice}' if advice else '')
+      f'{root} is not a folder but a file; config.data.path must name a folder '
+      'of images' + (f'; {advice}' if advice else '')
     )
   if not os.path.isdir(root):
     field = 'config.data.path' if not part.folder else 'the split'
