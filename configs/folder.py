@@ -14,7 +14,8 @@ Presets:
               nearly the same (frames of a film, crops of a scan) may fall on
               both sides; give those a folder of their own and use `classes`.
   classes     path/train/CLASS/*.jpg and path/test/CLASS/*.jpg: pretraining uses
-              no labels, the probe and kNN do.
+              no labels, the probe and kNN do. Where the held-out folder is
+              called otherwise: --config.data.test_split=val.
 
 Hardware: one accelerator or more. Out of memory:
 --config.model.compute_dtype=bfloat16, --config.data.image_size=128, or a

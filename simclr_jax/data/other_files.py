@@ -47,9 +47,10 @@ def advise(path: str, extensions: Iterable[str]) -> str:
 
   Args:
     path: The file, or the folder that holds them.
-    extensions: With their dot, in lower case; the first that is known counts.
+    extensions: With their dot, in lower case; the first that is known counts,
+      a table last: it describes the others.
   """
-  for extension in extensions:
+  for extension in sorted(extensions, key=lambda e: e in _TABLES):
     if text := _advise(path, extension):
       return text
   return ''

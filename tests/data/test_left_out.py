@@ -97,6 +97,13 @@ def test_what_is_no_folder_of_images(tmp_path, name, advice):
       assert advice in str(error.value), (kind, path)
 
 
+def test_what_hugging_face_saved_is_told_by_its_data():
+  saved = {'.json': 5, '.arrow': 2}  # As `save_to_disk` leaves them.
+  advice = other_files.advise('/data/set', saved)
+  assert 'load_from_disk("/data/set")' in advice
+  assert '--config.data.path=/data/set_parquet' in advice
+
+
 def test_every_known_format_has_advice():
   for extension in other_files.IMAGES:
     assert 'convert' in other_files.of_file(f'a{extension}')

@@ -254,8 +254,8 @@ def _find_root(data: config_lib.DataConfig, split: str) -> str:
   if retries.is_file(root):
     advice = other_files.of_file(root)
     raise ValueError(
-      f'{root} is a file; config.data.path must name a folder of images'
-      + (f'; {advice}' if advice else '')
+      f'{root} is not a folder but a file; config.data.path must name a folder '
+      'of images' + (f'; {advice}' if advice else '')
     )
   if not retries.is_dir(root):
     field = 'config.data.path' if not part.folder else 'the split'
