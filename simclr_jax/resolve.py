@@ -107,29 +107,33 @@ def resolve(
   """
   batch = config.train.batch_size
   problems = []
+  parts = config.train.micro_batches
+  # A single view has no negatives, so an image may come twice.
+  most = num_examples if num_views > 1 else batch
+  fits = _fitting_batch(batch, multiple=num_devices * parts, most=most)
   if batch % num_devices:
-    near = max(batch // num_devices, 1) * num_devices
     problems.append(
       f'config.train.batch_size = {batch} does not divide over {num_devices} '
-      f'devices; the nearest multiple is {near}'
+      f'devices; --config.train.batch_size={fits} does'
     )
-  parts = config.train.micro_batches
-  if batch % num_devices == 0 and batch // num_devices % parts:
+  elif batch // num_devices % parts:
+    works = math.gcd(batch // num_devices, parts)
     problems.append(
       f'config.train.micro_batches = {parts} does not divide the '
       f'{batch // num_devices} images of each of {num_devices} devices (batch '
-      f'{batch}): each micro-batch takes as many from every device'
+      f'{batch}): each micro-batch takes as many from every device; '
+      f'--config.train.micro_batches={works} does'
     )
   if num_devices % num_hosts:
     problems.append(
       f'{num_devices} devices do not divide over {num_hosts} hosts'
     )
-  # A single view has no negatives, so an image may come twice.
-  if num_examples < batch and num_views > 1:
+  if batch > most:
+    hint = f'; --config.train.batch_size={fits} fits' if fits <= most else ''
     problems.append(
       f'config.train.batch_size = {batch} is larger than the training split '
       f'({num_examples} images): a batch would hold an image twice and score '
-      'it as its own negative'
+      f'it as its own negative{hint}'
     )
   size = {'num_examples': num_examples, 'batch_size': batch}
   total = durations.total_steps(config.train.duration, **size)
@@ -138,7 +142,8 @@ def resolve(
     problems.append(
       f'config.optim.warmup = {config.optim.warmup!r} ({warmup} steps) is not '
       f'shorter than config.train.duration = {config.train.duration!r} '
-      f'({total} steps): the peak learning rate would never be reached'
+      f'({total} steps): the peak learning rate would never be reached; a '
+      f"tenth of the run: --config.optim.warmup='{total // 10} steps'"
     )
   periods = {
     name: durations.period_in_steps(text, **size)
@@ -186,6 +191,11 @@ def resolve(
   )
 
 
+def _fitting_batch(batch: int, *, multiple: int, most: int) -> int:
+  """The largest multiple up to `batch` and `most`, at least one."""
+  return max(min(batch, most) // multiple, 1) * multiple
+
+
 def _best_metric_problems(
   config: config_lib.Config,
   *,
@@ -222,7 +232,8 @@ def _best_metric_problems(
       f'({knn_steps} steps) and config.checkpoint.every = '
       f'{config.checkpoint.every!r} ({checkpoint_steps} steps) rarely or never '
       'fall on the same step, so most evaluations would choose no checkpoint; '
-      'give both the same duration, or both in steps with one a multiple of '
-      'the other'
+      'give both the same duration '
+      f"(--config.checkpoint.every='{config.monitor.knn_every}'), or both in "
+      'steps with one a multiple of the other'
     ]
   return []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -92,15 +93,47 @@ def test_lists_every_problem_at_once():
   with pytest.raises(ValueError) as error:
     _resolve(config, num_examples=20, num_hosts=3)
   text = str(error.value)
-  assert 'nearest multiple is 24' in text
   assert '8 devices do not divide over 3 hosts' in text
   assert 'larger than the training split (20 images)' in text
   assert 'the peak learning rate would never be reached' in text
 
 
-def test_a_batch_below_the_number_of_devices_names_a_batch_that_works():
-  with pytest.raises(ValueError, match='nearest multiple is 8'):
-    _resolve(_config(train={'batch_size': 2}))
+@pytest.mark.parametrize(
+  'sections, num_examples',
+  [
+    ({'train': {'batch_size': 2}}, 100),
+    ({'train': {'batch_size': 30}}, 20),
+    ({'train': {'batch_size': 64}}, 50),
+    ({'train': {'batch_size': 48, 'micro_batches': 4}}, 100),
+    ({'train': {'batch_size': 48, 'micro_batches': 4}}, 40),
+    ({'optim': {'warmup': '10 epochs'}}, 100),
+    ({'train': {'duration': '1 steps'}}, 100),
+    (
+      {
+        'checkpoint': {'keep_best': 1, 'every': '4 steps'},
+        'monitor': {'knn_every': '3 steps'},
+      },
+      100,
+    ),
+  ],
+)
+def test_the_flags_that_are_proposed_work(sections, num_examples):
+  sections = {
+    'train': {'batch_size': 16, 'duration': '4 epochs'},
+    'optim': {'warmup': '1 steps'},
+  } | sections
+  config = _config(**sections)
+  with pytest.raises(ValueError) as error:
+    _resolve(config, num_examples=num_examples)
+  flags = re.findall(
+    r"--config\.(\w+)\.(\w+)=(?:'([^']+)'|(\d+))", str(error.value)
+  )
+  assert flags
+  for section, field, text, number in flags:
+    config = config_lib.replace(
+      config, **{section: {field: text or int(number)}}
+    )
+  _resolve(config, num_examples=num_examples)
 
 
 def test_no_warmup_is_fine():
@@ -146,4 +179,4 @@ def test_the_online_head_chooses_the_best_only_with_labels():
   config = _config(checkpoint={'keep_best': 1, 'best_metric': 'online_top1'})
   _resolve(config)
   with pytest.raises(ValueError, match='online_top1.*needs labels'):
-    _resolve(config, num_classes=0)
+    _resolve(config, num_classes=1)

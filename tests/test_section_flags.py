@@ -9,9 +9,11 @@ from simclr_jax import command_parser, data, section_flags
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import jobs
 from simclr_jax.evaluation.occurring import NoAccuracy
-from simclr_jax.finetuning import stage
+from simclr_jax.finetuning import config as finetune_lib
+from simclr_jax.finetuning import job
 from simclr_jax.reports import run_data
 from simclr_jax.retrieval import inputs
+from simclr_jax.training import checkpoint
 from simclr_jax.training import mesh as mesh_lib
 from tests import small_run
 
@@ -53,7 +55,12 @@ def test_a_missing_place_is_answered_with_the_flag_of_the_command(moved):
       open_fn()
     assert open_fn(overrides=there).config.data.path == new
   with pytest.raises(ValueError, match=r'moved, .*--config\.data\.path=PLACE'):
-    stage.open_splits(config, workdir)
+    job.finetune(
+      finetune_lib.read_finetune({}),
+      checkpoint.load_encoder(workdir),
+      workdir=workdir.parent / 'tuned',
+      mesh=mesh,
+    )
   found = inputs.find_input('run', config, moved={'path': new})
   assert found.config.data.path == new
   with pytest.raises(ValueError, match='for --input=run'):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator
 from concurrent import futures
 import dataclasses
@@ -156,11 +157,15 @@ def _labels_at(
   if source.label_fn is not None:
     yield from map(read, starts)
     return
-  executor = futures.ThreadPoolExecutor(_THREADS, 'labels')
-  try:
-    yield from executor.map(read, starts)
-  finally:
-    executor.shutdown(cancel_futures=True)
+  # Not far ahead: a sample is soon large enough.
+  ahead: collections.deque[futures.Future[np.ndarray]] = collections.deque()
+  with futures.ThreadPoolExecutor(_THREADS, 'labels') as executor:
+    for start in starts:
+      ahead.append(executor.submit(read, start))
+      if len(ahead) > _THREADS:
+        yield ahead.popleft().result()
+    while ahead:
+      yield ahead.popleft().result()
 
 
 def labelled(source: Source, label_n: np.ndarray | None = None) -> Source:

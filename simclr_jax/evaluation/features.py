@@ -21,8 +21,6 @@ from simclr_jax.evaluation import feature_cache, neighbours
 from simclr_jax.evaluation import occurring as occurring_lib
 from simclr_jax.training import mesh as mesh_lib
 
-_LABEL_HINT = "accuracy needs labels (for a folder: data.labels_from='folders')"
-
 
 class GivenUp(Exception):
   """Somebody asked to stop before all features were there."""
@@ -164,7 +162,8 @@ def check_sources(train: source_lib.Source, test: source_lib.Source) -> None:
       raise ValueError(f'{source.name} is empty')
     if not source.num_classes:
       raise occurring_lib.NoAccuracy(
-        f'{source.name} has no labels; {_LABEL_HINT}'
+        f'{source.name} has no labels (for a folder that has a folder for '
+        'each class: config.data.labels_from=folders)'
       )
   _check_two_splits(
     (train.name, train.num_classes, train.fingerprint),
@@ -205,7 +204,7 @@ def check_source_labels(
     if len(found) < number:
       raise occurring_lib.NoAccuracy(
         f'{source.name} has {len(found):,} labels, at least {number:,} '
-        f'{"is" if number == 1 else "are"} needed; {_LABEL_HINT}'
+        f'{"is" if number == 1 else "are"} needed'
       )
     if classes > 1:
       occurring_lib.require_two(set(found))
@@ -223,9 +222,7 @@ def labelled(features: Features) -> Features:
     raise ValueError(f'{features.name} is empty')
   rows = np.flatnonzero(labels >= 0) if num_classes else ()
   if not len(rows):
-    raise occurring_lib.NoAccuracy(
-      f'{features.name} has no labels; {_LABEL_HINT}'
-    )
+    raise occurring_lib.NoAccuracy(f'{features.name} has no labels')
   if labels.max() >= num_classes:
     raise ValueError(
       f'{features.name} has label {labels.max()}, but only {num_classes} '

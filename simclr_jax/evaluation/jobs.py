@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 from typing import Any
@@ -31,6 +32,7 @@ from simclr_jax.evaluation import (
   linear_probe,
   occurring,
   official_probe,
+  splits,
 )
 from simclr_jax.training import checkpoint, provenance
 from simclr_jax.training import mesh as mesh_lib
@@ -125,21 +127,11 @@ def open_subject(
     loaded = checkpoint.load_encoder(path, step=step)
   trained = passport_lib.config_from_passport(loaded.passport)
   config = section_flags.apply(trained, overrides or {})
-  if not config.data.test_split:
-    raise ValueError(
-      'data.test_split is empty: an accuracy on the training images would say '
-      'nothing; name a held-out split, e.g. --data.test_split=test'
-    )
   workdir = epath.Path(loaded.path).parent
   if workdir.name == checkpoint.FOLDER:
     workdir = workdir.parent
   with processes.together(), section_flags.named('--data'):
-    train, test = (
-      data.make_source(config.data, split, workdir=str(workdir))
-      for split in (config.data.train_split, config.data.test_split)
-    )
-    features_lib.check_sources(train, test)
-    features_lib.check_source_labels(train, test)
+    train, test = _open_splits(config.data, str(workdir))
   processes.check_same(
     {source.name: source.fingerprint for source in (train, test)},
     consequence='they would not judge the same images',
@@ -165,6 +157,34 @@ def open_subject(
     mesh=mesh,
     overridden=_differences(trained, config),
   )
+
+
+def _open_splits(
+  settings: config_lib.DataConfig, workdir: str
+) -> tuple[Source, Source]:
+  """(training, test) split, from which an honest accuracy can follow."""
+  train = data.make_source(settings, settings.train_split, workdir=workdir)
+  try:
+    if not train.num_classes:
+      raise occurring.NoAccuracy(f'{train.name} has no labels')
+    if not settings.test_split:
+      raise ValueError(
+        'config.data.test_split is empty: an accuracy on the training images '
+        f'would say nothing; {splits.advise(settings.train_split)}'
+      )
+    test = data.make_source(settings, settings.test_split, workdir=workdir)
+    features_lib.check_sources(train, test)
+    features_lib.check_source_labels(train, test)
+  except occurring.NoAccuracy as error:
+    raise occurring.NoAccuracy(
+      f'{error}. Without labels: python -m simclr_jax.report '
+      f'--workdir={shlex.quote(workdir)} shows neighbours and a map, '
+      'simclr_jax.embed and simclr_jax.search find similar images. With labels '
+      'of these or other images, in a folder that has a folder for each class: '
+      '--data.source=folder --data.path=FOLDER --data.labels_from=folders '
+      "--data.train_split='[:80%]' --data.test_split='[80%:]'"
+    ) from error
+  return train, test
 
 
 def _differences(

@@ -16,7 +16,7 @@ from simclr_jax import data
 from simclr_jax.data import Source, part
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
-from simclr_jax.evaluation import knn, occurring
+from simclr_jax.evaluation import knn, occurring, splits
 from simclr_jax.training import state_sharding
 
 _BANK_SEED = 0
@@ -50,8 +50,9 @@ class KnnMonitor:
     """
     if not config.data.test_split:
       raise ValueError(
-        'monitor.knn_every needs data.test_split: images to judge on that are '
-        "not trained on; set it, or monitor.knn_every='0 steps'"
+        'config.monitor.knn_every needs images to judge on that are not '
+        f'trained on: {splits.advise(config.data.train_split)}; or '
+        "--config.monitor.knn_every='0 steps'"
       )
     if train is None:
       train = data.make_source(
@@ -139,15 +140,16 @@ def _check_sizes(config: config_lib.Config, *, num_bank: int) -> None:
   k = config.knn.ks[0]
   if k > num_bank:
     raise ValueError(
-      f'knn.ks[0] = {k} is larger than the bank of {num_bank} training '
-      'examples that monitor.knn_every judges with; lower it, or raise '
-      'monitor.knn_max_bank'
+      f'config.knn.ks[0] = {k} is larger than the bank of {num_bank} labelled '
+      'training images that config.monitor.knn_every judges with: '
+      f'--config.knn.ks={num_bank},'
     )
   num_hosts = jax.process_count()
   if config.eval.batch_size % num_hosts:
     raise ValueError(
-      f'eval.batch_size = {config.eval.batch_size} does not divide over '
-      f'{num_hosts} hosts'
+      f'config.eval.batch_size = {config.eval.batch_size} does not divide over '
+      f'{num_hosts} hosts; --config.eval.batch_size='
+      f'{max(config.eval.batch_size // num_hosts, 1) * num_hosts} does'
     )
 
 

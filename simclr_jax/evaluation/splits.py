@@ -77,3 +77,14 @@ def holdout_split(
   )
   kept = np.setdiff1d(np.arange(len(labels_n)), held, assume_unique=True)
   return kept, held
+
+
+def advise(train_split: str) -> str:
+  """Says how to hold a part of the training split out."""
+  if '[' in train_split or '+' in train_split:
+    return 'name a held-out split in config.data.test_split'
+  return (
+    'name a held-out split, or hold a part out: '
+    f"config.data.train_split='{train_split}[:80%]' "
+    f"config.data.test_split='{train_split}[80%:]'"
+  )

@@ -19,7 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from simclr_jax import config as config_lib
-from simclr_jax import processes
+from simclr_jax import processes, section_flags
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.finetuning import (
   derive,
@@ -68,7 +68,7 @@ def distill(
   """
   begun, folder = time.monotonic(), epath.Path(workdir)
   mesh = run_lib.default_mesh(mesh)
-  with processes.together():
+  with processes.together(), section_flags.named('--config.data'):
     teacher = teacher_lib.open_teacher(loaded)
     derived = derive.distill_config(teacher.config, config)
     report.check_workdir(folder, loaded)

@@ -13,7 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simclr_jax import config as config_lib
-from simclr_jax import processes
+from simclr_jax import processes, section_flags
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
 from simclr_jax.evaluation import features as features_lib
@@ -160,7 +160,7 @@ def _open(
   mesh: Mesh | None,
 ) -> _Task:
   base = passport_lib.config_from_passport(start.passport, where=start.path)
-  with processes.together():
+  with processes.together(), section_flags.named('--config.data'):
     derived = derive.finetune_config(base, config)
     report.check_workdir(workdir, start)
     train, test = stage.open_splits(derived, workdir)

@@ -75,7 +75,8 @@ def divide(
   if not source.num_classes:
     raise occurring.NoAccuracy(
       f'{source.name} has no labels, and a classifier needs some (for a '
-      "folder: config.data.labels_from='folders')"
+      'folder that has a folder for each class: '
+      'config.data.labels_from=folders)'
     )
   everything = np.arange(source.num_examples)
   nothing = np.zeros(0, np.int64)

@@ -11,9 +11,10 @@ from etils import epath
 import jax
 
 from simclr_jax import config as config_lib
-from simclr_jax import data, processes, section_flags
+from simclr_jax import data, processes
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import encoder as encoder_lib
+from simclr_jax.evaluation import splits
 from simclr_jax.finetuning import derive, judging
 from simclr_jax.finetuning import run as run_lib
 from simclr_jax.finetuning.config import StageConfig
@@ -83,17 +84,16 @@ def open_splits(
   """
   if not config.data.test_split:
     raise ValueError(
-      'the data have no test split: an accuracy on the training images would '
-      'say nothing; name a held-out split with --config.data.test_split'
+      'config.data.test_split is empty: an accuracy on the training images '
+      f'would say nothing; {splits.advise(config.data.train_split)}'
     )
-  with section_flags.named('--config.data'):
-    train, test = (
-      data.make_source(how or config.data, split, workdir=workdir)
-      for how, split in (
-        (train_data, config.data.train_split),
-        (test_data, config.data.test_split),
-      )
+  train, test = (
+    data.make_source(how or config.data, split, workdir=workdir)
+    for how, split in (
+      (train_data, config.data.train_split),
+      (test_data, config.data.test_split),
     )
+  )
   return train, test
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import processes, writes
+from simclr_jax import processes, section_flags, writes
 from simclr_jax.data.source import Source
 from simclr_jax.evaluation import jobs, plots
 from simclr_jax.finetuning import config as finetune_lib
@@ -76,7 +76,7 @@ def sweep(
   """
   begun, folder = time.monotonic(), epath.Path(workdir)
   mesh = run_lib.default_mesh(mesh)
-  with processes.together():
+  with processes.together(), section_flags.named('--config.data'):
     report.check_workdir(folder, start)
     base = passport_lib.config_from_passport(start.passport, where=start.path)
     derived = derive.finetune_config(base, config)
