@@ -198,6 +198,32 @@ def _stem(config: config_lib.Config, facts: Facts) -> Found:
     )
 
 
+def _export(config: config_lib.Config, facts: Facts) -> Found:
+  """Images of the user's own: a published recipe keeps its network."""
+  model, size = config.model, config.data.image_size
+  small = model.stem == 'auto' and size <= _SMALL_VIEWS
+  if (
+    config.data.source not in ('folder', 'parquet', 'arrays')
+    or model.stem == 'cifar'
+    or small
+    or (model.width, model.sk_ratio, model.se_ratio) != (1, 0, 0)
+  ):
+    return  # No ResNet of torch's has this form, whatever is set.
+  refused = 'exporting to torchvision, timm or Hugging Face will be refused: '
+  if model.padding == 'official' and -(-size // 2) % 2 == 0:
+    yield (
+      'model.padding',
+      f'{refused}at {size} px their max-pool is shifted against the official '
+      "one; 'torch' trains their form",
+    )
+  if model.shortcut == 'group' and model.depth in (18, 34):
+    yield (
+      'model.shortcut',
+      f'{refused}their first block of a ResNet-{model.depth} has no '
+      "projection; 'shape' trains that form",
+    )
+
+
 # In the order in which they are said.
 RULES: dict[str, Rule] = {
   'large_batch_without_lars': _large_batch_without_lars,
@@ -215,4 +241,5 @@ RULES: dict[str, Rule] = {
   'colour_strength': _colour_strength,
   'head': _head,
   'stem': _stem,
+  'export': _export,
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+import types
 
 import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import resolve
+from simclr_jax.exporters import torch_form
 from simclr_jax.planning import advice, topology
 
 # A published recipe (v1), in bfloat16, views made on the devices.
@@ -29,6 +31,13 @@ CIFAR = config_lib.replace(
   optim={'base_lr': 1.0},
   train={'batch_size': 512},
   checkpoint={'every': '1 epochs'},
+)
+
+
+OWN = config_lib.replace(
+  GOOD,
+  data={'source': 'folder', 'path': '/images', 'name': ''},
+  model={'padding': 'torch'},
 )
 
 
@@ -84,6 +93,7 @@ CASES = {
   ),
   'head': (GOOD, {'model': {'head': 'linear'}}, 'model.head'),
   'stem': (CIFAR, {'model': {'stem': 'imagenet'}}, 'data.image_size'),
+  'export': (OWN, {'model': {'padding': 'official'}}, 'model.padding'),
   'float32': (
     GOOD, {'model': {'compute_dtype': 'float32'}}, 'model.compute_dtype',
   ),
@@ -131,6 +141,7 @@ def test_every_rule_has_a_case():
     (CIFAR, {'optim': SGD}, 'loss_scale'),
     (CIFAR, {'augment': {'blur_prob': 0.5}}, 'blur'),
     (GOOD, {'optim': {'warmup': '300 epochs'}}, 'warmup'),
+    (OWN, {'model': {'depth': 18}}, 'export'),
     (GOOD, {'augment': {'crop_area': (0.6, 1.0)}}, 'no_crops'),
     (GOOD, {'train': {'matmul_precision': 'highest'}}, 'float32'),
     (GOOD, {'checkpoint': {'every': '10 steps'}}, 'checkpoint_period'),
@@ -138,6 +149,24 @@ def test_every_rule_has_a_case():
 )
 def test_other_sides(base, change, rule):
   assert rule in find(config_lib.replace(base, **change))
+
+
+@pytest.mark.parametrize('size', [224, 225, 226, 227])
+@pytest.mark.parametrize('padding', ['official', 'torch'])
+def test_what_is_said_of_an_export_is_what_it_does(size, padding):
+  config = config_lib.replace(
+    OWN, data={'image_size': size}, model={'padding': padding}
+  )
+  network = types.SimpleNamespace(config=config, outputs=('h',), side=size)
+  refused = list(torch_form._reasons(network, depths=(50,), any_width=False))
+  assert ('export' in find(config)) == bool(refused)
+
+
+def test_a_classifier_is_asked_only_what_holds_for_it():
+  bad = {'optim': {'base_lr': 9.0, 'warmup': '900 epochs'}}
+  config = config_lib.replace(GOOD, **bad, loss={'temperature': 0.9})
+  found = advice.find(config, make_facts(config), contrastive=False)
+  assert [w.rule for w in found] == ['warmup']
 
 
 def test_a_cpu_wants_no_bfloat16():
