@@ -97,6 +97,7 @@ class Server:
     unprivileged: bool = False,
     tensorflow: bool = False,
     max_memory: int = 0,
+    max_file: int = 0,
   ) -> Done:
     """`python -m simclr_jax.<module> <arguments>`.
 
@@ -108,6 +109,8 @@ class Server:
       unprivileged: Whether the modes of files hold for root too.
       tensorflow: Whether it may be imported beforehand.
       max_memory: Bytes of address space beyond those in use; 0 for any.
+      max_file: Bytes of the largest file that it can write, as if the disk
+        were full then; 0 for any.
     """
     assert self._process.stdin and self._process.stdout
     request = {
@@ -118,6 +121,7 @@ class Server:
       'unprivileged': unprivileged,
       'tensorflow': tensorflow,
       'max_memory': max_memory,
+      'max_file': max_file,
     }
     self._process.stdin.write(json.dumps(request) + '\n')
     self._process.stdin.flush()
@@ -149,6 +153,7 @@ def _run(
   timeout: float,
   unprivileged: bool,
   max_memory: int,
+  max_file: int,
 ) -> Done:
   with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
     child = os.fork()
@@ -161,6 +166,8 @@ def _run(
         if max_memory:
           limit = _address_space() + max_memory
           resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        if max_file:
+          resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
         if unprivileged:
           _drop_capabilities()
         code = _become(module, arguments, cwd)

@@ -3,11 +3,13 @@
 import json
 import logging as std_logging
 import re
+import sys
 
 from absl import logging
+import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import console
+from simclr_jax import console, progress_bar
 
 
 def caught(function):
@@ -29,6 +31,31 @@ def test_error_of_a_library_shows_where(capsys):
   error = caught(lambda: json.loads('{'))
   assert console.fail(error, code=2) == console.EXIT_FAILED
   assert 'Traceback' in capsys.readouterr().err
+
+
+class Gone:
+  """A stderr that nobody reads any more."""
+
+  closed = False
+
+  def write(self, text):
+    raise BrokenPipeError(32, 'Broken pipe')
+
+  flush = write
+
+  def isatty(self):
+    return True
+
+
+@pytest.mark.parametrize('stderr', [Gone(), None])
+def test_a_stderr_that_is_gone_ends_nothing(monkeypatch, stderr):
+  monkeypatch.setattr(sys, 'stderr', stderr)
+  console.say('wrong')
+  monkeypatch.setattr(progress_bar, 'shown', lambda: stderr is not None)
+  bar = progress_bar.ProgressBar('Training', 4, unit='steps')
+  bar.move(2, 'loss 1')
+  bar.clear()
+  bar.close()
 
 
 def record(pathname, level):

@@ -144,7 +144,9 @@ class Checkpointer:
       SaveFailed: If the storage refuses it, or the save before failed.
     """
     self.wait()
-    latest = self._manager.latest_step()
+    # One that failed may still be on Orbax' list.
+    known = set(self._manager.all_steps()) - set(self._place.failed)
+    latest = max(known, default=None)
     if latest is not None and step <= latest:
       raise ValueError(
         f'cannot save step {step}: {self._directory} already holds step '
@@ -347,6 +349,8 @@ class Checkpointer:
     reasons = processes.gather(reason)
     failed = {k: text for k, text in enumerate(reasons) if text is not None}
     if not failed:
+      if ends and step in self._place.failed:
+        self._place.failed.remove(step)  # Tried again.
       return
     self._best.forget(step)
     with contextlib.suppress(Exception):  # The first one is being reported.

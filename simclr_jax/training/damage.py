@@ -23,6 +23,8 @@ _BROKEN = re.compile(
   '(DATA_LOSS|OUT_OF_RANGE|INVALID_ARGUMENT|FAILED_PRECONDITION|NOT_FOUND)\\b'
   '|Error (opening|reading|decoding) '
 )
+# The system's number in such a message, of another cause than a missing file.
+_BY_SYSTEM = re.compile(r"os_error_code='(?!(2|20|21)')")
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _VALUE_TYPES = ('jax.Array', 'np.ndarray', 'scalar')
 
@@ -65,7 +67,9 @@ def is_damage(error: BaseException) -> bool:
 
 
 def _is_refusal(error: BaseException) -> bool:
-  return isinstance(error, (MemoryError, OSError)) and not _is_missing(error)
+  if isinstance(error, (MemoryError, OSError)):
+    return not _is_missing(error)
+  return bool(_BY_SYSTEM.search(str(error)))
 
 
 def _is_missing(error: BaseException) -> bool:

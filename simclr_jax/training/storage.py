@@ -55,7 +55,10 @@ def is_storage_error(error: BaseException | None) -> bool:
   for each in writes.chain(error):
     if isinstance(each, jax.errors.JaxRuntimeError):
       return False  # The device ran out of memory, not the disk.
-    if isinstance(each, OSError) or str(each).startswith(_STATUS):
+    text = str(each)
+    if isinstance(each, OSError) or text.startswith(_STATUS):
+      return True
+    if 'os_error_code=' in text:  # TensorStore's, under any status.
       return True
   return False
 

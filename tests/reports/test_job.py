@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import jax
 from matplotlib import image
@@ -10,7 +11,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import models, report, reports
-from simclr_jax.reports import concerns, document, learnt, run_data
+from simclr_jax.reports import concerns, document, job, learnt, run_data
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics
 from tests import small_run
@@ -192,6 +193,27 @@ def test_an_older_step_is_said_to_be_unfinished(workdir):
   older = run_data.open_run(workdir, step=2, mesh=_mesh())
   assert [record['step'] for record in older.records] == [1, 2]
   assert 'step 2 of 4' in concerns.section(older).warnings[0]
+
+
+def test_a_live_run_deletes_what_is_judged(workdir, tmp_path, monkeypatch):
+  """The step, and a result that a section reads, go while it is judged."""
+  live = tmp_path / 'live'
+  shutil.copytree(workdir, live)
+  judge = job.learnt.judge
+
+  def judge_and_lose(*args, **kwargs):
+    found = judge(*args, **kwargs)
+    shutil.rmtree(live / 'checkpoints')
+    return found
+
+  def gone(run, num_test):
+    raise FileNotFoundError(2, 'No such file', 'knn-step2.json')
+
+  monkeypatch.setattr(job.learnt, 'judge', judge_and_lose)
+  monkeypatch.setattr(job.judged_steps, 'section', gone)
+  found = reports.make_report(live, labels_per_class=2, mesh=_mesh(), step=4)
+  assert 'cannot be read now' in found.page.read_text()
+  assert found.verdict is not None
 
 
 def test_without_a_checkpoint_the_command_fails(tmp_path, capsys):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
+from orbax.checkpoint._src.path import atomicity, atomicity_defaults
+from orbax.checkpoint._src.serialization import ocdbt_utils
 import pytest
 
 from simclr_jax.config import CheckpointConfig
@@ -584,6 +588,125 @@ def test_load_encoder_while_the_step_is_deleted(workdir, monkeypatch):
   monkeypatch.setattr(checkpoint, '_read_json_items', read_late)
   encoder = checkpoint.load_encoder(workdir)
   assert encoder.path == str(folder / '100')
+
+
+def test_a_step_asked_for_that_is_deleted_meanwhile(workdir, monkeypatch):
+  folder = workdir / 'checkpoints'
+  read = checkpoint._read_json_items
+
+  def read_late(path):
+    if (folder / '80').exists():
+      shutil.rmtree(folder / '80')
+    return read(path)
+
+  monkeypatch.setattr(checkpoint, '_read_json_items', read_late)
+  with pytest.raises(
+    checkpoint.UnreadableNow, match=r'80 in .* was deleted .*\[90\]'
+  ):
+    checkpoint.load_encoder(workdir, step=80)
+
+
+def test_owners_without_a_name_do_not_matter(workdir, monkeypatch):
+  def nobody(number):
+    raise KeyError(f'getpwuid(): uid not found: {number}')
+
+  monkeypatch.setattr(pwd, 'getpwuid', nobody)
+  monkeypatch.setattr(grp, 'getgrgid', nobody)
+  assert checkpoint.load_encoder(workdir).step == 90
+  checkpointer = checkpoint.Checkpointer(workdir / 'checkpoints', SYNC)
+  assert checkpointer.restore_latest(abstract(make_state(90))).step == 90
+  save(checkpointer, 91)
+  checkpointer.close()
+
+
+def test_what_nobody_expected_is_no_damage(workdir, monkeypatch):
+  def fail(*args, **kwargs):
+    raise KeyError('surroundings')
+
+  checkpointer = checkpoint.Checkpointer(workdir / 'checkpoints', SYNC)
+  monkeypatch.setattr(checkpoint.ocp.StandardCheckpointHandler, 'restore', fail)
+  with pytest.raises(
+    checkpoint.UnreadableNow, match="KeyError: 'surroundings'"
+  ):
+    checkpointer.restore_latest(abstract(make_state(90)))
+  checkpointer.close()
+  assert checkpoint.list_steps(workdir) == [80, 90]
+
+
+# What counts as saved.
+
+
+def _without_renames(monkeypatch):
+  """Makes Orbax write a step under its own name, as in an object store."""
+  for name in (
+    'get_default_temporary_path_class',
+    'get_item_default_temporary_path_class',
+  ):
+    monkeypatch.setattr(
+      atomicity_defaults,
+      name,
+      lambda *args, **kwargs: atomicity.CommitFileTemporaryPath,
+    )
+
+
+async def _merge_nothing(*args, **kwargs):
+  """As Orbax, with a warning, where it finds nothing to merge."""
+
+
+async def _merge_on_full_disk(*args, **kwargs):
+  raise OSError(28, 'No space left on device')
+
+
+@pytest.mark.parametrize('renames', [True, False])
+@pytest.mark.parametrize('asynchronous', [True, False])
+@pytest.mark.parametrize('merge', [_merge_nothing, _merge_on_full_disk])
+def test_only_what_a_restore_finds_is_saved(
+  tmp_path, monkeypatch, merge, asynchronous, renames
+):
+  if not renames:
+    _without_renames(monkeypatch)
+  folder = tmp_path / 'checkpoints'
+  checkpointer = checkpoint.Checkpointer(
+    folder, CheckpointConfig(asynchronous=asynchronous)
+  )
+  save(checkpointer, 1)
+  checkpointer.wait()
+  with monkeypatch.context() as patch:
+    patch.setattr(ocdbt_utils, 'merge_ocdbt_per_process_files', merge)
+    with pytest.raises(checkpoint.SaveFailed, match='manifest.ocdbt|ENOSPC'):
+      save(checkpointer, 2)
+      checkpointer.wait()
+  assert checkpoint.list_steps(tmp_path) == [1]
+  assert not (folder / '2').exists()
+  state = save(checkpointer, 2)
+  assert checkpointer.restore_latest(abstract(state)).step == 2
+  checkpointer.close()
+
+
+def test_a_folder_that_is_being_written_is_no_step(workdir):
+  step = workdir / 'checkpoints' / '90'
+  (step / 'commit_success.txt').unlink()
+  assert checkpoint.list_steps(workdir) == [80, 90]  # A copy without it.
+  facts = json.loads((step / '_CHECKPOINT_METADATA').read_text())
+  facts['commit_timestamp_nsecs'] = None
+  (step / '_CHECKPOINT_METADATA').write_text(json.dumps(facts))
+  assert checkpoint.list_steps(workdir) == [80]
+  assert checkpoint.load_encoder(workdir).step == 80
+
+
+@pytest.mark.parametrize('name', ['run[1]', 'a*b?', '[!a]', '**'])
+def test_a_path_is_no_pattern(tmp_path, name):
+  checkpointer = checkpoint.Checkpointer(tmp_path / name / 'checkpoints', SYNC)
+  state = save(checkpointer, 1)
+  assert_same_bits(checkpointer.restore_latest(abstract(state)).state, state)
+  checkpointer.close()
+
+
+@pytest.mark.parametrize('name', ['a\\b', 'a\udcff'])
+def test_a_path_that_the_writer_takes_for_another_is_refused(tmp_path, name):
+  with pytest.raises(ValueError, match='All other characters are allowed'):
+    checkpoint.Checkpointer(tmp_path / name / 'checkpoints', SYNC)
+  assert not list(tmp_path.iterdir())
 
 
 def test_fingerprint_sees_every_change():

@@ -195,6 +195,8 @@ def test_every_file_of_the_encoder(saved, tmp_path, states, how):
     (ValueError('UNAVAILABLE: try again'), False),
     (ValueError('not of the content'), False),
     (OSError(5, 'Input/output error'), False),
+    (ValueError("OUT_OF_RANGE: Error reading [os_error_code='5']"), False),
+    (ValueError("NOT_FOUND: Error reading [os_error_code='2']"), True),
     (OSError(24, 'Too many open files'), False),
     (PermissionError(13, 'Permission denied'), False),
     (KeyError('getpwuid(): uid not found: 54321'), False),

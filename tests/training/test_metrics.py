@@ -3,13 +3,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import threading
 import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.training import metrics
+from simclr_jax.training import events, metrics
 
 NEED_TENSORBOARD = ('test_runs_without_tensorflow', 'test_tensorboard_events')
 
@@ -162,6 +163,35 @@ def test_tensorboard_events(tmp_path):
   (tensor,) = reader.Tensors('loss')
   assert tensor.step == 5
   assert tensor_util.make_ndarray(tensor.tensor_proto) == 0.25
+
+
+@pytest.mark.parametrize('how', ['fails', 'hangs', 'cannot be made'])
+def test_an_event_file_neither_ends_nor_delays_a_run(
+  tmp_path, monkeypatch, capfd, how
+):
+  over = threading.Event()
+
+  def open_file():
+    over.wait() if how == 'hangs' else None
+    raise OSError(5, 'Input/output error')
+
+  def make(workdir):
+    if how == 'cannot be made':
+      open_file()
+    return events.EventWriter(open_file)
+
+  monkeypatch.setattr(metrics, '_make_tensorboard', make)
+  monkeypatch.setattr(events, '_SECONDS', 0.1)
+  begin = time.monotonic()
+  writer = metrics.MetricWriter(tmp_path, primary=True)
+  for step in (1, 2, 3):
+    writer.write_scalars(step, {'loss': 1.0})
+    writer.flush()
+  writer.close()
+  assert time.monotonic() - begin < 5
+  over.set()
+  assert capfd.readouterr().err.count('no more TensorBoard events') == 1
+  assert steps_in(tmp_path) == [1, 2, 3]
 
 
 def test_lines_that_a_run_resumes_after_are_known(tmp_path):

@@ -195,6 +195,21 @@ def test_trace(events, tmp_path, monkeypatch, caplog, start, traced, warning):
   assert warning is None or past[0].endswith(warning)
 
 
+@pytest.mark.parametrize('which', ['start_trace', 'stop_trace'])
+def test_a_trace_that_fails_ends_alone(
+  events, tmp_path, monkeypatch, caplog, which
+):
+  def fail(*args):
+    raise RuntimeError('No space left on device')
+
+  monkeypatch.setattr(jax.profiler, which, fail)
+  run = make_run(events, train={'profile_start': 1, 'profile_steps': 2})
+  with caplog.at_level(std_logging.WARNING, logger='absl'):
+    pretrain(run, events, tmp_path, monkeypatch)
+  assert caplog.text.count('no trace: No space left on device, ENOSPC') == 1
+  assert 'dispatch 4' in events
+
+
 def test_a_failure_ends_the_trace(events, tmp_path, monkeypatch):
   run = make_run(
     events,

@@ -20,6 +20,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint._src.serialization import ocdbt_utils
 import pytest
 
 from simclr_jax import config as config_lib
@@ -312,6 +313,26 @@ def test_a_last_state_that_is_not_saved_is_a_failure(
 
 
 @pytest.mark.parametrize('asynchronous', [False, True])
+def test_a_last_save_that_is_not_whole_is_a_failure(
+  tmp_path, pretrain, monkeypatch, asynchronous
+):
+  """Orbax says nothing, and the folder of the step is there."""
+  merge = ocdbt_utils.merge_ocdbt_per_process_files
+
+  async def merge_but_the_last(directory, *args, **kwargs):
+    if f'/{TOTAL}' not in str(directory):
+      await merge(directory, *args, **kwargs)
+
+  monkeypatch.setattr(
+    ocdbt_utils, 'merge_ocdbt_per_process_files', merge_but_the_last
+  )
+  with pytest.raises(storage.RunNotSaved, match=r'not whole.*from step 7'):
+    pretrain(tmp_path, lambda step: None, asynchronous=asynchronous)
+  assert not (tmp_path / 'finished.json').exists()
+  assert max(checkpoint_lib.list_steps(tmp_path)) == TOTAL - 1
+
+
+@pytest.mark.parametrize('asynchronous', [False, True])
 def test_too_many_failed_saves_end_the_run(trouble, pretrain, asynchronous):
   reached = []
 
@@ -480,6 +501,7 @@ def test_event_files_that_fail_stop_alone(tmp_path, monkeypatch, capfd):
   [
     (OSError(28, 'No space left on device'), True),
     (ValueError('RESOURCE_EXHAUSTED: Error writing: No space left'), True),
+    (ValueError("OUT_OF_RANGE: Error writing [os_error_code='27']"), True),
     (ValueError('shapes differ'), False),
     (TypeError('no array'), False),
     (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: device memory'), False),
