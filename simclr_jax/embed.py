@@ -34,7 +34,7 @@ import time
 from absl import app, flags
 import jax
 
-from simclr_jax import console, flag_errors, multi_process, processes
+from simclr_jax import console, flag_errors, multi_process, processes, retries
 from simclr_jax.data import pipeline
 from simclr_jax.retrieval import (
   completion,
@@ -191,8 +191,16 @@ def _embed(
     # A signal ends its process, the others notice; nothing complete is lost.
     embedded = embed(lambda: False)
   else:
-    with signals.StopRequest(will='stopping after this batch') as stop:
-      embedded = embed(lambda: stop.requested)
+    with (
+      signals.StopRequest(will='stopping after this batch') as stop,
+      retries.listening(lambda: stop.requested),
+    ):
+      try:
+        embedded = embed(lambda: stop.requested)
+      except retries.DataAway:
+        if stop.requested:
+          raise computing.Stopped from None
+        raise
   if jax.process_index() == 0:
     rate = embedded.num_computed / (time.monotonic() - start)
     there = embedded.num_rows - embedded.num_computed
