@@ -41,6 +41,7 @@ from simclr_jax import (
   flag_errors,
   multi_process,
   processes,
+  retries,
   section_flags,
   writes,
 )
@@ -210,8 +211,16 @@ def _embed(
     # A signal ends its process, the others notice; nothing complete is lost.
     embedded = embed(lambda: False)
   else:
-    with signals.StopRequest(will='stopping after this batch') as stop:
-      embedded = embed(lambda: stop.requested)
+    with (
+      signals.StopRequest(will='stopping after this batch') as stop,
+      retries.listening(lambda: stop.requested),
+    ):
+      try:
+        embedded = embed(lambda: stop.requested)
+      except retries.DataAway:
+        if stop.requested:
+          raise computing.Stopped from None
+        raise
   if jax.process_index() == 0:
     rate = embedded.num_computed / (time.monotonic() - start)
     there = embedded.num_rows - embedded.num_computed

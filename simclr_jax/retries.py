@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import contextlib
 import errno
+import math
 import os
 import resource
 import stat
@@ -122,7 +123,10 @@ _episode, _run, _thread = _Episode(), _Run(), threading.local()
 
 @contextlib.contextmanager
 def listening(
-  stop_fn: AskFn, away_fn: Callable[[DataAway], None], *, at_most: float
+  stop_fn: AskFn,
+  away_fn: Callable[[DataAway], None] | None = None,
+  *,
+  at_most: float = math.inf,
 ) -> Iterator[None]:
   """For a run: how waits end early, and who learns that one was in vain.
 

@@ -126,8 +126,7 @@ def _next_batches(
       raise RuntimeError(
         f'the input pipeline of {source.name} failed: {error.message}'
       ) from error
-    # Behind a chunk that could not be read the rows stand too far forward.
-    if away and (not batch or min(away) < start + plan.rows):
+    if away and min(away) < start + plan.rows:
       raise away[min(away)]
     yield batch
 
@@ -143,8 +142,8 @@ def _make_dataset(
   """tf.data.Dataset of batches.
 
   `away` is given the failure of each chunk that could not be read, by its first
-  position; the chunk is empty then, because TensorFlow would print an exception
-  with its traceback, and hand on neither its type nor its text.
+  position. The chunk is empty then and ends the batches: TensorFlow would print
+  an exception with its traceback, and hand on neither its type nor its text.
   """
   decided = plan.decide(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
   dtypes = [tf.string, tf.int32, tf.int32, tf.int64, decided.dtype]
@@ -188,6 +187,7 @@ def _make_dataset(
     tf.data.Dataset.range(plan.local.start, plan.local.stop)
     .batch(_CHUNK)
     .map(plainly(read), num_parallel_calls=min(parallel, _MOST_READS))
+    .take_while(plainly(lambda content, *_: tf.size(content) > 0))
     .unbatch()
     .map(plainly(to_decoded_row), num_parallel_calls=parallel)
     .batch(plan.rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 import pathlib
 import sys
 import threading
@@ -67,7 +68,7 @@ class Watchdog:
 
     Half of the timeout: the other processes wait for it in a collective.
     """
-    return self._timeout / 2 if self._timeout else float('inf')
+    return self._timeout / 2 if self._timeout else math.inf
 
   def beat(self) -> None:
     """A step has ended."""
