@@ -38,7 +38,7 @@ class Gone:
 
   closed = False
 
-  def write(self, text):
+  def write(self, text=''):
     raise BrokenPipeError(32, 'Broken pipe')
 
   flush = write

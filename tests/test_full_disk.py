@@ -17,7 +17,7 @@ from tests.bad_inputs.row import pictures
 Arguments = list[str]
 
 
-def _save(workdir: pathlib.Path, out: pathlib.Path, *more: str) -> Arguments:
+def _save(workdir: pathlib.Path, out: pathlib.Path) -> Arguments:
   del workdir
   return [
     '--config=configs/smoke.py',
@@ -29,7 +29,6 @@ def _save(workdir: pathlib.Path, out: pathlib.Path, *more: str) -> Arguments:
     '--config.data.image_size=8',
     '--config.train.batch_size=8',
     '--config.model.width=0.0625',
-    *more,
   ]
 
 
@@ -65,12 +64,7 @@ def _knn(workdir: pathlib.Path, out: pathlib.Path) -> Arguments:
 
 # Name -> (command, its arguments, bytes of the largest file).
 CASES: dict[str, tuple[str, Callable[..., Arguments], int]] = {
-  'save in the background': ('main', _save, 20_000),
-  'save': (
-    'main',
-    lambda *a: _save(*a, '--config.checkpoint.asynchronous=False'),
-    20_000,
-  ),
+  'save': ('main', _save, 20_000),
   'export': ('export', _export, 5000),
   'embed': ('embed', _embed, 1000),
   'prepare': ('prepare', _prepare, 1000),

@@ -349,12 +349,13 @@ class Checkpointer:
     reasons = processes.gather(reason)
     failed = {k: text for k, text in enumerate(reasons) if text is not None}
     if not failed:
-      if ends and step in self._place.failed:
-        self._place.failed.remove(step)  # Tried again.
+      if ends:  # It may have been tried again.
+        self._place.failed = [s for s in self._place.failed if s != step]
       return
     self._best.forget(step)
     with contextlib.suppress(Exception):  # The first one is being reported.
       self._finish_writing()
+    settled.join_threads()
     # Orbax leaves coroutines half-way; collected later, in the midst of an
     # import, they have made CPython 3.11 fail in its compiler.
     gc.collect()

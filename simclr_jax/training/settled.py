@@ -48,7 +48,7 @@ class _SettlingLoop(asyncio.SelectorEventLoop):
     logging.debug('in a loop of Orbax: %s', context.get('exception', context))
 
 
-def _join_threads() -> None:
+def join_threads() -> None:
   """Waits for Orbax's threads, which outlive a save that failed in another."""
   deadline = time.monotonic() + _SECONDS
   for thread in threading.enumerate():
@@ -99,7 +99,7 @@ def settled() -> Iterator[None]:
   try:
     yield
   finally:
-    _join_threads()
+    join_threads()
     with _lock:
       _num_open -= 1
       if _num_open == 0:
