@@ -81,6 +81,8 @@ class Processes:
     environment = {
       **os.environ,
       'JAX_PLATFORMS': 'cpu',
+      # Nobody listens there: the processes must not ask it for each other.
+      'http_proxy': 'http://127.0.0.1:9',
       # Compiling is most of the time, and the programs run for moments.
       'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
       'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
