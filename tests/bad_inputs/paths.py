@@ -220,6 +220,31 @@ ROWS = [
     lambda f: folder_run(f, pictures(f), f'--workdir={f}/pictures/runs/a'),
     'workdir .*runs/a lies in the pictures',
   ),
+  Row(
+    'address of another kind',
+    'main',
+    lambda f: [*main(f), '--workdir=https://a/b'],
+    'of the kind https://',
+  ),
+  Row(
+    'file of another machine',
+    'report',
+    lambda f: ['--workdir=file://there/run'],
+    'no file of this machine',
+  ),
+  Row(
+    'file addresses are paths',
+    'prepare',
+    lambda f: [*prepare(f, f'file://{pictures(f)}'), f'--out=file://{f}/a%20b'],
+    r'train: 4 pictures[\s\S]*/a b',
+    code=0,
+  ),
+  Row(
+    'embeddings in a bucket',
+    'search',
+    lambda f: ['--embeddings=gs://b/e', '--rows=1'],
+    'must be a local or mounted path',
+  ),
   Row('empty workdir', 'main', lambda f: [*main(f), '--workdir='], '--workdir'),
   Row(
     'checkpoint of somebody else',
