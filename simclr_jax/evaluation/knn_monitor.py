@@ -142,7 +142,7 @@ def _check_sizes(config: config_lib.Config, *, num_bank: int) -> None:
     raise ValueError(
       f'config.knn.ks[0] = {k} is larger than the bank of {num_bank} labelled '
       'training images that config.monitor.knn_every judges with: '
-      f'--config.knn.ks={num_bank},'
+      f'--config.knn.ks={num_bank}'
     )
   num_hosts = jax.process_count()
   if config.eval.batch_size % num_hosts:

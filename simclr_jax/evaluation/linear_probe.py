@@ -29,6 +29,9 @@ from simclr_jax.evaluation import intervals, logistic_regression, ranks, splits
 from simclr_jax.evaluation.occurring import Occurring
 
 _SPLIT_SEED = 0
+_ADVICE = (
+  'try --probe.standardize=True, other --probe.base_lrs or more --probe.epochs'
+)
 _ROUNDING = 1e-5  # Relative; a mean of float32 losses is no more exact.
 
 
@@ -173,8 +176,7 @@ def select(
     raise ValueError(
       f"the probe's loss did not fall under any of its {len(table)} settings: "
       f'none is below log({num_classes}) = {math.log(num_classes):.4f} on the '
-      'training set. No accuracy is reported; change probe.base_lrs or '
-      'probe.epochs, or set probe.standardize=True'
+      f'training set. No accuracy is reported; {_ADVICE}'
     )
   return min(sound, key=lambda row: (-row.top1, row.nll))
 
@@ -186,7 +188,11 @@ def loss_fell(train_nll: float | None, num_classes: int) -> bool:
 
 
 def check_loss_fell(
-  train_nll: float, *, num_classes: int, setting: tuple[float, float]
+  train_nll: float,
+  *,
+  num_classes: int,
+  setting: tuple[float, float],
+  advice: str = _ADVICE,
 ) -> None:
   """Refuses a classifier that does not even fit its training set.
 
@@ -200,7 +206,7 @@ def check_loss_fell(
       f'not below log({num_classes}) = {math.log(num_classes):.4f}, with '
       f'learning rate {setting[0]:g} and weight decay {setting[1]:g}. No '
       'accuracy is reported, because it would say nothing about the encoder; '
-      'change probe.base_lrs or probe.epochs, or set probe.standardize=True'
+      f'{advice}'
     )
 
 
@@ -269,8 +275,8 @@ def _sweep(
   if config.holdout_fraction == 0:
     raise ValueError(
       f'probe.holdout_fraction = 0 with {len(settings)} settings leaves '
-      'nothing to select one on (never the test split); set a fraction, or '
-      'give one learning rate and one weight decay'
+      'nothing to select one on (never the test split); set '
+      f'--probe.holdout_fraction=0.1, or give one setting: {splits.ONE_SETTING}'
     )
   kept, held = splits.holdout_split(
     train.labels[rows], fraction=config.holdout_fraction, seed=_SPLIT_SEED

@@ -94,7 +94,11 @@ def probe_official(
   train_nll = float(np.mean([run.train_nll for run in runs]))
   setting = (probe.base_lrs[0], probe.weight_decays[0])
   linear_probe.check_loss_fell(
-    train_nll, num_classes=train.num_classes, setting=setting
+    train_nll,
+    num_classes=train.num_classes,
+    setting=setting,
+    advice='try other --probe.base_lrs (the first counts) or more '
+    '--probe.epochs',
   )
   dim = runs[0].kernel_DxK.shape[0]
   fitted = logistic_regression.Fit(
@@ -246,13 +250,14 @@ def _check(
   if config.probe.batch_size % num_devices:
     raise ValueError(
       f'probe.batch_size = {config.probe.batch_size} does not divide over '
-      f'{num_devices} devices'
+      f'{num_devices} devices; --probe.batch_size='
+      f'{max(config.probe.batch_size // num_devices, 1) * num_devices} does'
     )
   if config.probe.labels_per_class:
     raise ValueError(
       "probe.labels_per_class is for probe.mode='features'; in the official "
-      'mode name a smaller split, e.g. '
-      "data.name='imagenet2012_subset/1pct'"
+      'mode name a smaller training split, such as '
+      f"--data.train_split='{config.data.train_split.split('[')[0]}[:10%]'"
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+ONE_SETTING = '--probe.base_lrs=0.1 --probe.weight_decays=0'
+
 
 def subset_per_class(
   labels_n: np.ndarray, *, num_per_class: int, seed: int
@@ -67,7 +69,7 @@ def holdout_split(
       f'probe.holdout_fraction = {fraction} of {len(labels_n)} labelled '
       f'examples in {np.count_nonzero(counts)} classes leaves nothing to '
       'select a setting on; give more labels, a larger fraction, or one '
-      'learning rate and one weight decay'
+      f'setting: {ONE_SETTING}'
     )
   order = np.random.default_rng([seed, 2]).permutation(len(labels_n))
   held = np.sort(

@@ -6,6 +6,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import data, evaluation
+from simclr_jax.data import part
 from simclr_jax.evaluation import knn_monitor
 from simclr_jax.models import model as model_lib
 from simclr_jax.training import mesh as mesh_lib
@@ -89,3 +90,23 @@ def test_says_before_training_what_would_fail_later(
   monkeypatch.setattr(jax, 'process_count', lambda: num_hosts)
   with pytest.raises(ValueError, match=message):
     evaluation.KnnMonitor(config_lib.replace(CONFIG, **sections))
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_takes_what_has_a_label_and_says_before_training_if_too_few(
+  known, caplog
+):
+  whole = data.make_source(CONFIG.data, 'train[:64]')
+  train = part.hide_labels(whole, np.arange(0, 64, 3))
+  if not known:  # As where labels stand in the records.
+    train = dataclasses.replace(train, label_fn=None)
+  few = config_lib.replace(CONFIG, knn={'ks': (23,)})
+  with pytest.raises(ValueError, match='bank of 22|labels, at least 23'):
+    evaluation.KnnMonitor(few, train=train)
+  config = config_lib.replace(CONFIG, knn={'ks': (3,)})
+  monitor = evaluation.KnnMonitor(config, train=train)
+  variables = {'w': jax.numpy.float32(2.0)}
+  with caplog.at_level('INFO'):
+    monitor.evaluate(_Pixels(), variables, mesh=mesh_lib.make_mesh())
+  assert known or ' of 40 images ' in caplog.text
+  assert '8 classes in the bank, 8 classes in the test split' in caplog.text
