@@ -298,6 +298,7 @@ def test_a_last_state_that_is_not_saved_is_a_failure(
     )
   text = str(caught.value)
   assert 'training reached step 8' in text and 'could not be saved' in text
+  assert 'ENOSPC' in text and str(trouble.run) in text and 'free there' in text
   assert 'the same command again: it goes on from step' in text
   assert not (trouble.run / 'finished.json').exists()
   # With asynchronous saves, that of step 6 is still being written.
