@@ -18,9 +18,11 @@ file or the flags are wrong.
 from __future__ import annotations
 
 import pathlib
+import sys
 
 from simclr_jax import command_flags, console, flag_errors, importers
 from simclr_jax import config as config_lib
+from simclr_jax.evaluation import encoder
 from simclr_jax.importers import job
 
 _CONFIG = command_flags.DEFINE_config_file(
@@ -86,6 +88,8 @@ def main(argv: list[str]) -> int:
     f'pictures: [0, 1], mean {stated["mean"]}, std {stated["std"]}, pad '
     f'{stated["pad"]}, {stated["image_size"]} px'
   )
+  if warning := encoder.resize_warning(imported.passport):
+    print(f'warning: {warning}', file=sys.stderr)
   print(f'-> {imported.path}')
   return 0
 

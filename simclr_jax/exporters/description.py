@@ -124,7 +124,10 @@ def preprocessing_text(network: Network) -> str:
     parts.append(f'of 16-bit pictures min(value >> {bits - 8}, 255) as uint8')
   if crop:
     parts.append(f'the centred square of {crop:g} of the short side')
-  parts.append(f'resized to {size} x {size} ({stated["resize"]}, no antialias)')
+  how = 'no antialias'
+  if stated.get('trained_with_antialias'):
+    how = 'with antialias, as in its training'
+  parts.append(f'resized to {size} x {size} ({stated["resize"]}, {how})')
   form = network.input_form
   if form.mean is None:
     parts.append('no mean and no std subtracted or divided')

@@ -60,12 +60,15 @@ class Format:
     to_ours: (our path, array) -> array in our layout (HWIO, [in, out]).
     takes_unit_range: Whether networks of this format are known to be trained on
       pictures in [0, 1] without mean/std.
+    antialias: Whether they were trained on images that were shrunk with
+      antialias, as PyTorch's packages do.
   """
 
   read: Callable[[pathlib.Path, str], Contents]
   plan: Callable[[Arrays, config_lib.Config], Plan]
   to_ours: Callable[[str, np.ndarray], np.ndarray]
   takes_unit_range: bool
+  antialias: bool = False
 
 
 def same_layout(path: str, array: np.ndarray) -> np.ndarray:

@@ -97,6 +97,7 @@ def import_checkpoint(
       f'{match.table()}\n{_hint(plan, match)}'
     )
   preprocessing.setdefault('pad', plan.pad)
+  preprocessing.setdefault('trained_with_antialias', chosen.antialias)
   passport = _passport(
     plan,
     step=contents.step,

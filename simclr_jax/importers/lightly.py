@@ -73,4 +73,5 @@ FORMAT = Format(
   plan=plan,
   to_ours=torch_names.from_torch,
   takes_unit_range=False,
+  antialias=True,
 )

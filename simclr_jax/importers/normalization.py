@@ -8,6 +8,7 @@ from typing import Any
 
 from simclr_jax.importers.format import Format
 
+_ANTIALIAS = 'trained_with_antialias'
 _NORMALIZATIONS = {
   'none': None,
   'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -73,7 +74,7 @@ def _as_described(described: Mapping[str, Any]) -> dict[str, Any]:
       'export.json: preprocessing must hold mean and std (both none, or three '
       f'numbers each) and pad, and is {str(known)[:99]}'
     )
-  return found
+  return {**found, _ANTIALIAS: dict(known or {}).get(_ANTIALIAS) is True}
 
 
 def _numbers(normalize: str) -> tuple[tuple[float, ...], ...]:

@@ -39,4 +39,5 @@ FORMAT = Format(
   plan=plan,
   to_ours=torch_names.from_torch,
   takes_unit_range=False,
+  antialias=True,
 )

@@ -243,6 +243,8 @@ def _normalization(passport: Passport) -> str:
     text = 'values in [0, 1], no mean and no std'
   else:
     text = f'mean {stated["mean"]}, std {stated.get("std")}'
+  if stated.get('trained_with_antialias'):
+    text += ', trained on images shrunk with antialias'
   return text + (f', pad {stated["pad"]}' if stated.get('pad') else '')
 
 

@@ -109,4 +109,4 @@ def test_takes_what_has_a_label_and_says_before_training_if_too_few(
   with caplog.at_level('INFO'):
     monitor.evaluate(_Pixels(), variables, mesh=mesh_lib.make_mesh())
   assert known or ' of 40 images ' in caplog.text
-  assert '8 classes in the bank, 8 classes in the test split' in caplog.text
+  assert 'in the bank, 8 classes in the test split' in caplog.text
