@@ -173,5 +173,4 @@ def test_exit_codes_are_documented():
 def test_launchers_page_has_the_same_exit_codes():
   text = (ROOT / 'docs/running.md').read_text()
   codes = {int(c) for c in re.findall(r'^\| (\d+) \|', text, re.MULTILINE)}
-  # A plan does not run on a cluster.
-  assert codes == {0, *_declared_exit_codes().values()} - {3}
+  assert codes == {0, *_declared_exit_codes().values()}
