@@ -173,7 +173,7 @@ def test_one_loss_over_separate_forwards(kind, implementation, unroll):
   how = Accumulation(PARTS, unroll=unroll)
   objective = make_objective(implementation=implementation)
   state, output = take_step(model, objective, how)
-  np.testing.assert_allclose(output.metrics['loss'], loss, rtol=1e-9)
+  np.testing.assert_allclose(output.metrics['total_loss'], loss, rtol=1e-9)
   np.testing.assert_allclose(output.z, z, atol=1e-9)
   # Flax takes the constants of its batch norm as float32.
   assert_close(state.params, params, 1e-8)

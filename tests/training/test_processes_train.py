@@ -225,8 +225,9 @@ sources.SOURCES['procedural'] = lose
 @pytest.mark.parametrize(
   ('split', 'most', 'steps'),
   [
-    ('train', 32 * 4, [4]),
-    ('train', 0, []),
+    # Reads run ahead of the steps, so how many are made before is not known.
+    ('train', 32 * 4, range(5)),
+    ('train', 0, [0]),
     # In the evaluation after step 3, at its first batch: all know at once.
     ('test', 0, [3]),
   ],
@@ -253,9 +254,12 @@ def test_all_stop_and_save_where_one_cannot_read(
     assert len(re.findall('trying again', text)) == 1
     (line,) = both.errors(1)
     assert 'away.png' in line
-  assert checkpoint.list_steps(workdir) == steps
-  want = lines(runs[0] / 'one', 'loss')
-  for k, loss in lines(workdir, 'loss').items():
+  saved = checkpoint.list_steps(workdir)
+  assert len(saved) <= 1 and sum(saved) in steps
+  want, got = lines(runs[0] / 'one', 'loss'), lines(workdir, 'loss')
+  # The state of the last step that was made is what is saved.
+  assert list(got) == list(range(1, sum(saved) + 1))
+  for k, loss in got.items():
     assert loss == pytest.approx(want[k], rel=1e-5)
 
 
