@@ -55,13 +55,13 @@ def is_system(error: BaseException) -> bool:
   """Whether the operating system or remote storage refused a read.
 
   Pillow, NumPy and pyarrow raise OSErrors of their own for what is in a file;
-  those have no number.
+  those have no number, or that of a place that a damaged file names (EINVAL).
   """
   if isinstance(error, DataAway):
     return False  # Has been tried again.
   if isinstance(error, OSError):
     given = isinstance(error, ConnectionError | TimeoutError)
-    return given or error.errno is not None
+    return given or error.errno not in (None, errno.EINVAL)
   remote = type(error).__module__.startswith('tensorflow.')
   return remote and getattr(error, 'error_code', None) in _REMOTE
 

@@ -75,6 +75,8 @@ def test_a_run_may_shorten_it_and_gets_the_rest_back(clock):
     (FileNotFoundError(errno.ENOENT, 'x'), True, False),
     (PermissionError(errno.EACCES, 'x'), True, False),
     (OSError('image file is truncated'), False, False),
+    # A damaged file names a place before its beginning.
+    (OSError(errno.EINVAL, 'x'), False, False),
     (retries.DataAway('x'), False, False),
     (ValueError('x'), False, False),
     (MemoryError(), False, False),

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from simclr_jax import writes
+from simclr_jax import retries, writes
 
 # As TensorStore begins the message of an error that the content causes; one
 # without a status is of an invalid value.
@@ -39,7 +39,7 @@ def raise_refusal(path: str | os.PathLike[str], error: BaseException) -> None:
   What a library raises for broken content may be an OSError too; it has no
   number.
   """
-  if isinstance(error, OSError) and error.errno and not _is_missing(error):
+  if retries.is_system(error) and not _is_missing(error):
     raise OSError(
       f'{os.fspath(path)} cannot be read now: {error}; run the same command '
       'again once that is mended'

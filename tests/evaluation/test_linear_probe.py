@@ -184,7 +184,7 @@ def test_refuses_when_the_loss_did_not_fall(blobs, rate, decays):
   [
     (0, {'labels': np.full(2000, -1, np.int32)}, 'no label'),
     (0, {'num_classes': 0}, 'no label'),
-    (1, {'num_classes': 9}, 'do not mean the same'),
+    (0, {'num_classes': 9}, 'do not mean the same'),
     (1, {'source_fingerprint': 'source0'}, 'the same examples'),
     (1, {'encoder_fingerprint': 'moved'}, 'encoder changed'),
     (1, {'num_classes': 2}, 'only 2 classes'),
