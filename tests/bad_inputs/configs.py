@@ -102,7 +102,7 @@ HINTS = [
     'bucket to prepare',
     'prepare',
     lambda folder: ['--config=configs/smoke.py', '--out=gs://b/x'],
-    r'--out=gs://b/x must be',
+    r'--out=gs://b/x: .*must be a local',
   ),
 ]
 
@@ -190,7 +190,7 @@ FIELDS = [
     'batch that does not divide',
     'main',
     _field('train.batch_size', 33),
-    'does not divide over 2 devices; the nearest multiple is 32',
+    '--config.train.batch_size=32 does',
   ),
   Row(
     'batch beyond the data',

@@ -103,6 +103,8 @@ def _accuracy(top1):
     'top5': None,
     'num_images': 60,
     'majority': 0.1,
+    'num_train_classes': 10,
+    'num_test_classes': 10,
   }
 
 
@@ -246,7 +248,7 @@ def test_finetuned(finetuned, capsys):
     page,
     '<h1>Fine-tuned on digits/train[:300]</h1>',
     '8 steps of 32 images, with their labels',
-    '80 labels (20 more held out to choose the step); of digits/train[:300]',
+    '80 labels of 10 classes (20 more held out to choose the step); of digits',
     'encoder pretrained with SimCLR (step 3, fingerprint',
     '<dt>Pictures</dt><dd>300 in the training split, at 8 px',
     # Its own table, and the probe of its features.
