@@ -28,6 +28,7 @@ OWN_GROUP = 'Flags'
 GROUPS = {
   'simclr_jax.evaluation.command_line': 'What is judged',
   'simclr_jax.finetuning.command_line': 'What is trained, and from what',
+  'simclr_jax.section_flags': "Changes to the passport's config",
   'simclr_jax.multi_process': 'Several processes (docs/running.md)',
 }
 _VERBOSITY = '1 shows where an error happened, and what the libraries log.'

@@ -80,7 +80,7 @@ _CHECK_RECIPE = command_flags.DEFINE_bool(
   'At the end, compare the run with the measured card of its recipe, which '
   'must have one.',
 )
-_CHECK_MEMORY = flags.DEFINE_bool(
+_CHECK_MEMORY = command_flags.DEFINE_bool(
   'check_memory',
   True,
   'Refuse a run that needs more memory than there is, before its first step.',

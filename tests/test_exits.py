@@ -126,7 +126,9 @@ def test_an_iterator_is_dropped_without_waiting(monkeypatch):
 def test_tf_data_starts_no_thread_that_sleeps(monkeypatch):
   pytest.importorskip('tensorflow')
   made = []
-  monkeypatch.setattr(stream, '_name_errors', lambda *given: made.append(given))
+  monkeypatch.setattr(
+    stream, '_name_errors', lambda *given, **more: made.append(given)
+  )
   config = small_run.CONFIG
   data_config = config_lib.replace(config, data={'loader': 'tf'}).data
   source = data.make_source(data_config, data_config.test_split)

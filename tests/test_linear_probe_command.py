@@ -141,7 +141,7 @@ def test_the_number_is_shown_though_it_cannot_be_written(
   )
   assert code == 1
   assert out == jobs.summary(run[1]) + '\n'
-  assert 'cannot be written' in err and 'Traceback' not in err
+  assert 'cannot write' in err and 'Traceback' not in err
 
 
 def test_baselines_have_their_own_files(run, command, monkeypatch):

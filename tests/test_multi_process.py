@@ -22,7 +22,7 @@ def test_memory_that_runs_out_is_one_line_and_its_own_code(
   error, monkeypatch, capsys
 ):
   session = types.SimpleNamespace(is_single=True, finish=lambda: None)
-  monkeypatch.setattr(console, 'start', lambda: None)
+  monkeypatch.setattr(console, 'start', lambda **given: None)
   monkeypatch.setattr(multi_process, '_join', lambda: session)
 
   def body():

@@ -37,7 +37,7 @@ STALL_TIMEOUT = command_flags.DEFINE_float(
   'Longest time for one step, in seconds, after which this process ends; '
   'compiling, saves and evaluations are not counted. 0: any.',
 )
-CHECK_MEMORY = flags.DEFINE_bool(
+CHECK_MEMORY = command_flags.DEFINE_bool(
   'check_memory',
   True,
   'Refuse a run that needs more memory than there is, before its first step.',

@@ -21,7 +21,7 @@ from simclr_jax import retries, writes
 # without a status is of an invalid value.
 _BROKEN = re.compile(
   '(DATA_LOSS|OUT_OF_RANGE|INVALID_ARGUMENT|FAILED_PRECONDITION|NOT_FOUND)\\b'
-  '|Error (opening|reading|decoding) '
+  '|Error (opening|reading|decoding|parsing) '
 )
 # The system's number in such a message, of another cause than a missing file.
 _BY_SYSTEM = re.compile(r"os_error_code='(?!(2|20|21)')")

@@ -101,7 +101,7 @@ ROWS = [
     'finetune: more labels than there are',
     'finetune',
     _given('--config.labels.per_class=1000'),
-    'fewer than 1000 labelled pictures',
+    'fewer than 1000 labelled images',
   ),
   Row(
     'finetune: a layer that the head has not',

@@ -313,6 +313,6 @@ ROWS = [
     lambda folder: folder_run(
       folder, _among(b'', 'empty.png')(folder) and folder / 'pictures'
     ),
-    r'1 of 5 pictures .* more than config\.data\.max_bad_fraction = 0\.01',
+    r'1 of 5 pictures .* more than --config\.data\.max_bad_fraction = 0\.01',
   ),
 ]
