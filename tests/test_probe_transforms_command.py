@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 import pytest
 
-from simclr_jax import probe_transforms
+from simclr_jax import probe_transforms, section_flags
 from simclr_jax.evaluation import command_line
 
 
@@ -18,7 +18,7 @@ def test_every_process_must_have_the_same_tasks_and_a_flag_counts(monkeypatch):
   assert {flag.name for flag in asked['same']} == {'tasks', 'noise_std'}
   # As in the passport: no difference, but given all the same.
   monkeypatch.setattr(
-    command_line, 'overrides', lambda names: {'probe': {'standardize': False}}
+    section_flags, 'given', lambda names: {'probe': {'standardize': False}}
   )
   with pytest.raises(ValueError, match='--probe.standardize=False: h and z'):
     asked['judge_fn'](None, out=None)
@@ -33,7 +33,7 @@ def test_flags_of_a_command_are_compared(monkeypatch):
     raise ValueError('stop here')
 
   monkeypatch.setattr(command_line.processes, 'check_same', check_same)
-  monkeypatch.setattr(command_line, 'overrides', lambda names: {})
+  monkeypatch.setattr(section_flags, 'given', lambda names: {})
   monkeypatch.setattr(command_line, '_kind', lambda: 'checkpoint')
   monkeypatch.setattr(
     command_line.multi_process, 'run', lambda body, **unused: body()
