@@ -99,6 +99,7 @@ def a_small_network():
       mean = 0.9 * state.model_state['bn']['mean'] + 0.1 * x_Bx3.mean(0)
       metrics = {
         'loss': loss,
+        'total_loss': loss,
         'learning_rate': self.schedule(state.step),
         'grad_norm': optax.tree.norm(grads),
         'state_norm': optax.tree.norm(params),
