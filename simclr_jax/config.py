@@ -64,7 +64,7 @@ class DataConfig:
     canvas_size: For augment_on 'device', side in pixels of the square that
       holds each image; larger images are shrunk to fit, keeping their aspect.
       0 asks for images of one size and keeps it.
-    max_bad_fraction: Share of unreadable pictures (0..1) from which on a folder
+    max_bad_fraction: Share of damaged pictures (0..1) from which on a folder
       or Parquet split is refused; below it they are counted, listed and
       skipped.
     num_workers: Parallel calls that read, decode and augment; 0 lets tf.data

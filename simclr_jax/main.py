@@ -23,7 +23,8 @@ Exit codes:
       another run
   69  another process was lost (--peer_timeout), did not come (--init_timeout),
       or a step did not end (--stall_timeout): the same command continues
-  75  stopped by a signal after saving: the same command continues
+  75  stopped by a signal, or because data could not be read for a minute, after
+      saving: the same command continues
 A second signal ends with 128 + its number. Where one process fails for itself,
 the others end with its 1 or 2. `--verbosity=1` shows where an error happened.
 """
@@ -67,7 +68,8 @@ _STALL_TIMEOUT = flags.DEFINE_float(
   'stall_timeout',
   1800.0,
   'Longest time for one step, in seconds, after which this process ends; '
-  'compiling, saves and evaluations are not counted. 0: any.',
+  'compiling, saves and evaluations are not counted. 0: any. Data that cannot '
+  'be read are waited for at most half as long.',
 )
 _CHECK_RECIPE = flags.DEFINE_bool(
   'check_recipe',

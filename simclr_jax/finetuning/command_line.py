@@ -36,7 +36,8 @@ STALL_TIMEOUT = flags.DEFINE_float(
   'stall_timeout',
   1800.0,
   'Longest time for one step, in seconds, after which this process ends; '
-  'compiling, saves and evaluations are not counted. 0: any.',
+  'compiling, saves and evaluations are not counted. 0: any. Data that cannot '
+  'be read are waited for at most half as long.',
 )
 flags.adopt_module_key_flags(multi_process)
 
