@@ -2,6 +2,7 @@
 
 import json
 import logging as std_logging
+import resource
 
 from absl import logging
 
@@ -45,3 +46,13 @@ def test_library_notes_are_dropped_and_warnings_stay():
     assert passes(record('/x/simclr_jax/training/loop.py', std_logging.INFO))
   finally:
     logging.set_verbosity(previous)
+
+
+def test_as_many_files_may_be_open_as_the_system_allows():
+  before = resource.getrlimit(resource.RLIMIT_NOFILE)
+  try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 1, before[1]))
+    console._allow_open_files()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
