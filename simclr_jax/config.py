@@ -68,7 +68,7 @@ class DataConfig:
       0 asks for images of one size and keeps it.
     bits: Bits in use of images that are stored with 16, 8 to 16: 12 for most
       microscopes and X-rays. The upper 8 of them are kept.
-    max_bad_fraction: Share of unreadable pictures (0..1) from which on a folder
+    max_bad_fraction: Share of damaged pictures (0..1) from which on a folder
       or Parquet split is refused; below it they are counted, listed and
       skipped.
     num_workers: Parallel calls that read, decode and augment; 0 is one

@@ -15,8 +15,8 @@ The same command again resumes. While it trains, SIGTERM and Ctrl-C end it with
 a checkpoint.
 
 Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 3 needs
-more memory than there is, 69 another process was lost, 75 stopped by a signal
-after saving.
+more memory than there is, 69 another process was lost, 75 stopped by a signal,
+or by data that could not be read, after saving.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ When pictures have been added to the folder, the same command with --add embeds
 those alone; ids stay what they are. Pictures that are gone or have changed are
 refused: DIR would find what is not there.
 
-Exit codes: 0 done, 1 could not be written, 2 wrong input, 69 another process
-was lost, 75 stopped by a signal (of several processes the one that got it dies
-of it, and the others end with 69). After 1, 69 and 75 the same command
+Exit codes: 0 done, 1 could not be read or written, 2 wrong input, 69 another
+process was lost, 75 stopped by a signal (of several processes the one that got
+it dies of it, and the others end with 69). After 1, 69 and 75 the same command
 continues.
 """
 

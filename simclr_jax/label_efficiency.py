@@ -10,8 +10,8 @@ a table and writes WORKDIR/label_efficiency.json and .png; every classifier has
 its folder in WORKDIR. The same command again goes on where it was stopped.
 
 Exit codes: as `simclr_jax.main`: 0 finished, 1 failed, 2 wrong input, 3 needs
-more memory than there is, 69 another process was lost, 75 stopped by a signal
-after saving.
+more memory than there is, 69 another process was lost, 75 stopped by a signal,
+or by data that could not be read, after saving.
 """
 
 from __future__ import annotations

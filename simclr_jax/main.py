@@ -26,7 +26,8 @@ Exit codes:
       by the compiled step; the message names flags that fit
   69  another process was lost (--peer_timeout), did not come (--init_timeout),
       or a step did not end (--stall_timeout): the same command continues
-  75  stopped by a signal after saving: the same command continues
+  75  stopped by a signal, or because data could not be read for a minute, after
+      saving: the same command continues
 A second signal ends with 128 + its number. Where one process fails for itself,
 the others end with its 1, 2 or 3. `--verbosity=1` shows where an error was.
 """
@@ -72,7 +73,8 @@ _STALL_TIMEOUT = command_flags.DEFINE_float(
   'stall_timeout',
   1800.0,
   'Longest time for one step, in seconds, after which this process ends; '
-  'compiling, saves and evaluations are not counted. 0: any.',
+  'compiling, saves and evaluations are not counted. 0: any. Data that cannot '
+  'be read are waited for at most half as long.',
 )
 _CHECK_RECIPE = command_flags.DEFINE_bool(
   'check_recipe',

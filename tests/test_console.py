@@ -3,6 +3,7 @@
 import json
 import logging as std_logging
 import re
+import resource
 import sys
 
 from absl import logging
@@ -81,3 +82,13 @@ def test_lines_have_the_time_of_day_and_no_thread():
   )
   line = console._Formatter().format(record)
   assert re.fullmatch(r'\d\d:\d\d:\d\d warning: seen 3', line)
+
+
+def test_as_many_files_may_be_open_as_the_system_allows():
+  before = resource.getrlimit(resource.RLIMIT_NOFILE)
+  try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 1, before[1]))
+    console._allow_open_files()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -35,7 +35,8 @@ STALL_TIMEOUT = command_flags.DEFINE_float(
   'stall_timeout',
   1800.0,
   'Longest time for one step, in seconds, after which this process ends; '
-  'compiling, saves and evaluations are not counted. 0: any.',
+  'compiling, saves and evaluations are not counted. 0: any. Data that cannot '
+  'be read are waited for at most half as long.',
 )
 CHECK_MEMORY = command_flags.DEFINE_bool(
   'check_memory',
