@@ -11,6 +11,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import models, report, reports
+from simclr_jax.evaluation import occurring
 from simclr_jax.reports import concerns, document, job, learnt, run_data
 from simclr_jax.training import mesh as mesh_lib
 from simclr_jax.training import metrics
@@ -267,3 +268,16 @@ def test_pixels_that_fill_the_memory_are_left_out(workdir, made, monkeypatch):
   ]
   assert section.tables[0].highlighted == (1,)
   assert any('No row for raw pixels' in note for note in section.notes)
+
+
+def test_labels_of_one_class_make_no_table(workdir, made, monkeypatch):
+  del made  # Its features are in the cache.
+
+  def one_class(*unused):
+    raise occurring.NoAccuracy('all of one class')
+
+  monkeypatch.setattr(learnt.features_lib, 'check_source_labels', one_class)
+  run = run_data.open_run(workdir, step=None, mesh=_mesh())
+  judged, table = learnt.judge(run, labels_per_class=2)
+  assert table is None and not judged.labelled
+  assert learnt.why_no_table(judged) == 'all of one class'

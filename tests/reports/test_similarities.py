@@ -40,6 +40,16 @@ def test_pairs_are_sorted_by_what_they_are():
       )
 
 
+def test_without_a_label_a_pair_is_of_no_class():
+  found = similarities.cosines(_rows(), np.array([-1, -1, 0, 0, 1, -1]))
+  assert {name: len(values) for name, values in found.items()} == {
+    'two views of a picture': 6,
+    'two pictures, same class': 4,
+    'two pictures, other class': 8,
+    'two pictures': 48,
+  }
+
+
 def test_no_pair_of_a_class_no_histogram():
   found = similarities.cosines(_rows(), np.arange(6))
   assert 'two pictures, same class' not in found

@@ -1,9 +1,12 @@
 """What two sets must share, and what an index is judged on."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
+from simclr_jax.evaluation import occurring
 from simclr_jax.evaluation.neighbours import Neighbours
 from simclr_jax.retrieval import indexes, judging, views
 from simclr_jax.training import mesh as mesh_lib
@@ -35,6 +38,17 @@ def test_labels_that_mean_other_classes_are_refused(tmp_path):
   # Of a set without names nobody can tell.
   unnamed = make(tmp_path / 'd', names=(), source='another')
   judging.check_comparable(bank, unnamed)
+
+
+def test_retrieval_within_one_class_is_refused(tmp_path):
+  judge = functools.partial(judging.judge, ks=(1,), max_queries=N)
+  found = judge(bank := make(tmp_path / 'a'), bank)
+  assert 'queries of 2 classes' in judging.table(found)
+  same = fake_set.write(
+    tmp_path / 'b', rows(0), labels=np.zeros(N, int), about={}
+  )
+  with pytest.raises(occurring.NoAccuracy, match='of one class'):
+    judge(same, same)
 
 
 class OnlyItself:
