@@ -205,7 +205,7 @@ def _series(
     batch = config.train.batch_size // 2**halving
     yield (
       f'--config.train.batch_size={batch}',
-      'fewer negatives and another learning rate: another recipe',
+      'another learning rate, and fewer negatives in pretraining',
       {'train': {'batch_size': batch}},
       topology,
     )

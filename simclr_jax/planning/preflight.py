@@ -32,7 +32,7 @@ from simclr_jax.training.step import Batch, StepFn
 _REFUSED = 1.5
 # Of a CPU run besides its trace: XLA's own, which compiles and pads, the input
 # pipeline; so that what is proposed does not just fit.
-_CPU_FACTOR, _CPU_BYTES = 1.25, 10**9
+_CPU_FACTOR, _CPU_BYTES = 1.3, 3 * 10**9 // 2
 
 
 @dataclasses.dataclass(frozen=True)
